@@ -1,0 +1,1 @@
+"""Where pictures and control messages cross to other programs."""

@@ -1,0 +1,1 @@
+"""The engine: torch, and nothing of Qt, OSC, OpenCV or the registry."""

@@ -1,0 +1,52 @@
+"""Rotary positions in three axes (time, height, width), as Wan 2.1 has them. Pure functions of integers.
+
+A head of D channels holds D/2 pairs (2i, 2i+1). Height and width take D // 6 pairs each, time the rest
+(128 channels: 22, 21, 21 pairs). Each axis has its own exponent range: pair i of an axis with n pairs turns
+by position * 10000^(-i/n). Source of the formula: engine.md, section 1 (Wan 2.1).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+THETA = 10_000.0
+
+
+def axis_pairs(head_dim: int) -> tuple[int, int, int]:
+    """Pairs for (time, height, width); their sum is head_dim / 2."""
+    spatial = head_dim // 6
+    return head_dim // 2 - 2 * spatial, spatial, spatial
+
+
+def axis_angles(positions: int, pairs: int) -> Tensor:
+    """[positions, pairs] float64: the angle by which pair i turns at each integer position."""
+    exponent = torch.arange(pairs, dtype=torch.float64) / pairs
+    return torch.outer(torch.arange(positions, dtype=torch.float64), THETA**-exponent)
+
+
+class RopeTable:
+    """cos and sin for every (time position, token of a latent frame).
+
+    cos, sin: [positions, L, D/2] float32 on `device`, L = grid height * grid width, row-major.
+    """
+
+    def __init__(self, *, head_dim: int, grid_hw: tuple[int, int], positions: int, device: torch.device) -> None:
+        height, width = grid_hw
+        time_pairs, height_pairs, width_pairs = axis_pairs(head_dim)
+        angles = torch.cat(
+            [
+                axis_angles(positions, time_pairs)[:, None, None].expand(-1, height, width, -1),
+                axis_angles(height, height_pairs)[None, :, None].expand(positions, -1, width, -1),
+                axis_angles(width, width_pairs)[None, None, :].expand(positions, height, -1, -1),
+            ],
+            dim=-1,
+        ).reshape(positions, height * width, head_dim // 2)
+        self.cos = angles.cos().float().to(device)
+        self.sin = angles.sin().float().to(device)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs of x [..., tokens, heads, D] by tables that broadcast to [..., tokens, 1, D/2]; x's dtype."""
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)

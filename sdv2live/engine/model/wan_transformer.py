@@ -1,0 +1,221 @@
+"""The causal Wan 2.1 DiT: one class for every size. Knows torch alone; the past comes in as a SelfAttention.
+
+Parameter names are the released checkpoints' (engine.md, 1.1): 27 a block and 15 more, so a checkpoint loads
+strictly. The network predicts the flow v = noise - x0. Letters: B rows, F latent frames of a row, L tokens of a
+latent frame, N = F*L, X text positions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdv2live.engine.model.attention import SelfAttention, attend
+
+EPS = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class WanConfig:
+    """Sizes of a DiT. The patch is always (1, 2, 2): two by two latent cells make a token."""
+
+    dim: int
+    ffn_dim: int
+    num_heads: int
+    num_layers: int
+    freq_dim: int = 256
+    text_dim: int = 4096
+    text_len: int = 512
+    in_dim: int = 16
+    out_dim: int = 16
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.num_heads
+
+
+POCKET = WanConfig(dim=192, ffn_dim=768, num_heads=3, num_layers=6, text_dim=128, text_len=8)
+WAN_1_3B = WanConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30)
+WAN_14B = WanConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40)
+
+
+@dataclass(frozen=True, slots=True)
+class TextContext:
+    """Cross-attention keys and values of a prompt, one [B, X, heads, D] pair a layer. Made once a prompt."""
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+    @staticmethod
+    def stack(rows: list[TextContext]) -> TextContext:
+        """One context for a batch whose rows carry prompts of their own."""
+        if all(row is rows[0] for row in rows):
+            count = len(rows)
+            return TextContext(
+                tuple(k.expand(count, -1, -1, -1) for k in rows[0].keys),
+                tuple(v.expand(count, -1, -1, -1) for v in rows[0].values),
+            )
+        return TextContext(
+            tuple(torch.cat(layer) for layer in zip(*(row.keys for row in rows), strict=True)),
+            tuple(torch.cat(layer) for layer in zip(*(row.values for row in rows), strict=True)),
+        )
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axis, computed in float32; weight [dim]."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled = x.float()
+        return (scaled * torch.rsqrt(scaled.square().mean(-1, keepdim=True) + EPS)).to(x.dtype) * self.weight
+
+
+def timestep_embedding(timesteps: Tensor, freq_dim: int) -> Tensor:
+    """Sinusoid of timesteps (0..1000, any shape) -> [..., freq_dim] float32; cosines first, then sines."""
+    half = freq_dim // 2
+    exponent = torch.arange(half, dtype=torch.float64, device=timesteps.device) / half
+    angles = timesteps.double()[..., None] * torch.pow(10_000.0, -exponent)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1).float()
+
+
+class _Projections(nn.Module):
+    """q, k, v, o and the norms of q and k over the full width, before the heads are split."""
+
+    def __init__(self, config: WanConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.num_heads = config.num_heads
+        self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
+        self.norm_q, self.norm_k = RMSNorm(dim), RMSNorm(dim)
+
+    def heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1))
+
+
+class SelfAttentionLayer(_Projections):
+    def forward(self, x: Tensor, layer: int, past: SelfAttention) -> Tensor:
+        q = self.heads(self.norm_q(self.q(x)))
+        k = self.heads(self.norm_k(self.k(x)))
+        return self.o(past(layer, q, k, self.heads(self.v(x))).flatten(2))
+
+
+class CrossAttentionLayer(_Projections):
+    def text_keys_values(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """text [B, X, dim] -> keys, values [B, X, heads, D]."""
+        return self.heads(self.norm_k(self.k(text))), self.heads(self.v(text))
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        q = self.heads(self.norm_q(self.q(x)))
+        return self.o(attend(q, keys, values).flatten(2))
+
+
+class Block(nn.Module):
+    """A transformer layer: self-attention, cross-attention, feed-forward, modulated by the timestep."""
+
+    def __init__(self, config: WanConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.modulation = nn.Parameter(torch.randn(1, 6, dim) / math.sqrt(dim))
+        self.self_attn = SelfAttentionLayer(config)
+        self.norm3 = nn.LayerNorm(dim, eps=EPS)
+        self.cross_attn = CrossAttentionLayer(config)
+        self.ffn = nn.Sequential(nn.Linear(dim, config.ffn_dim), nn.GELU("tanh"), nn.Linear(config.ffn_dim, dim))
+
+    def forward(
+        self, x: Tensor, time: Tensor, layer: int, past: SelfAttention, text_kv: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """x [B, N, dim]; time [B, F, 6, dim], shared by the tokens of each latent frame."""
+        tokens = x.shape[1] // time.shape[1]
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation[:, None] + time).unbind(2)
+        x = _gated(x, self.self_attn(_modulated(x, shift1, scale1, tokens), layer, past), gate1, tokens)
+        x = x + self.cross_attn(self.norm3(x), *text_kv)
+        return _gated(x, self.ffn(_modulated(x, shift2, scale2, tokens)), gate2, tokens)
+
+
+class Head(nn.Module):
+    def __init__(self, config: WanConfig) -> None:
+        super().__init__()
+        self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / math.sqrt(config.dim))
+        self.head = nn.Linear(config.dim, 4 * config.out_dim)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """x [B, N, dim], time [B, F, dim] -> [B, N, 4 * out_dim]."""
+        shift, scale = (self.modulation[:, None] + time[:, :, None]).unbind(2)
+        return self.head(_modulated(x, shift, scale, x.shape[1] // time.shape[1]))
+
+
+class WanTransformer(nn.Module):
+    """The DiT. `forward` runs the whole of it; `embed`, `run_blocks` and `finish` are its stages for a split."""
+
+    def __init__(self, config: WanConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        self.patch_embedding = nn.Conv3d(config.in_dim, dim, kernel_size=(1, 2, 2), stride=(1, 2, 2))
+        self.text_embedding = nn.Sequential(nn.Linear(config.text_dim, dim), nn.GELU("tanh"), nn.Linear(dim, dim))
+        self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.head = Head(config)
+        nn.init.zeros_(self.head.head.weight)
+        nn.init.zeros_(self.head.head.bias)
+
+    def encode_text(self, embeddings: Tensor) -> TextContext:
+        """embeddings [B, X <= text_len, text_dim]; shorter ones are padded with zero rows, which take part."""
+        missing = self.config.text_len - embeddings.shape[1]
+        text = self.text_embedding(F.pad(embeddings, (0, 0, 0, missing)))
+        pairs = [block.cross_attn.text_keys_values(text) for block in self.blocks]
+        return TextContext(tuple(k for k, _ in pairs), tuple(v for _, v in pairs))
+
+    def embed(self, latents: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """latents [B, F, C, h, w], timesteps [B, F] in 0..1000 -> tokens [B, N, dim], time [B, F, dim], [B, F, 6, dim]."""
+        weight = self.patch_embedding.weight
+        batch, frames, channels, height, width = latents.shape
+        # A patch of (1, 2, 2) at stride (1, 2, 2) is a matrix product of the unfolded patches: no Conv3d kernel needed.
+        patches = latents.reshape(batch, frames, channels, height // 2, 2, width // 2, 2)
+        patches = patches.permute(0, 1, 3, 5, 2, 4, 6).reshape(batch, -1, channels * 4)
+        x = F.linear(patches.to(weight.dtype), weight.flatten(1), self.patch_embedding.bias)
+        time = self.time_embedding(timestep_embedding(timesteps, self.config.freq_dim).to(weight.dtype))
+        return x, time, self.time_projection(time).unflatten(-1, (6, self.config.dim))
+
+    def run_blocks(
+        self, x: Tensor, time6: Tensor, text: TextContext, past: SelfAttention, first: int = 0, end: int | None = None
+    ) -> Tensor:
+        """Blocks [first, end) over x [B, N, dim]."""
+        for layer in range(first, self.config.num_layers if end is None else end):
+            x = self.blocks[layer](x, time6, layer, past, (text.keys[layer], text.values[layer]))
+        return x
+
+    def finish(self, x: Tensor, time: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+        """tokens [B, N, dim] -> flow [B, F, out_dim, h, w]; inside a patch the channel is the fastest axis."""
+        batch, frames = time.shape[:2]
+        height, width = grid_hw
+        patches = self.head(x, time).reshape(batch, frames, height, width, 2, 2, self.config.out_dim)
+        flow = patches.permute(0, 1, 6, 2, 4, 3, 5)
+        return flow.reshape(batch, frames, self.config.out_dim, 2 * height, 2 * width)
+
+    def forward(self, latents: Tensor, timesteps: Tensor, text: TextContext, past: SelfAttention) -> Tensor:
+        """latents [B, F, C, h, w], timesteps [B, F] in 0..1000 -> flow of the same shape, in the weights' dtype."""
+        x, time, time6 = self.embed(latents, timesteps)
+        x = self.run_blocks(x, time6, text, past)
+        return self.finish(x, time, (latents.shape[-2] // 2, latents.shape[-1] // 2))
+
+
+def _modulated(x: Tensor, shift: Tensor, scale: Tensor, tokens: int) -> Tensor:
+    """LayerNorm without weights, then scale and shift of each latent frame ([B, F, dim]) on its tokens."""
+    normed = F.layer_norm(x, x.shape[-1:], eps=EPS).unflatten(1, (-1, tokens))
+    return torch.addcmul(shift[:, :, None], normed, 1 + scale[:, :, None]).flatten(1, 2)
+
+
+def _gated(x: Tensor, update: Tensor, gate: Tensor, tokens: int) -> Tensor:
+    """x + gate * update, the gate [B, F, dim] shared by the tokens of each latent frame."""
+    return torch.addcmul(
+        x.unflatten(1, (-1, tokens)), update.unflatten(1, (-1, tokens)), gate[:, :, None]
+    ).flatten(1, 2)

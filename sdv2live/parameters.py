@@ -1,0 +1,333 @@
+"""THE TABLE: each live or start-up parameter once. Owns names, kinds, defaults, ranges and words.
+
+From a row come the OSC address, the command-line flag, the preset key, the window's control and the reference
+page. Nothing of these is written by hand a second time. Rules that tie two rows together are in `reconcile`.
+This file knows no thread and no engine; values are coerced and checked by `coerce`, kept by `registry.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+OSC_ROOT = "/sdv2live"
+MAX_TEXT_CHARS = 2000
+MAX_MIX_ENTRIES = 8
+MAX_STEPS = 8
+
+
+class Kind(StrEnum):
+    """How a value is written: what `coerce` makes of it."""
+
+    FLOAT = "float"
+    INT = "int"
+    BOOL = "bool"
+    CHOICE = "choice"
+    TEXT = "text"
+    INTS = "ints"  # strictly falling integers, as a tuple
+    MIX = "mix"  # ((text, weight), ...), weights above 0
+    SIZE = "size"  # (width, height)
+    TRIGGER = "trigger"  # the value is how often it was pulled
+
+
+class When(StrEnum):
+    """When a change acts."""
+
+    CHUNK = "next chunk"
+    FRAME = "next frame"
+    EPOCH = "next epoch"
+    START = "start"
+
+
+Value = float | int | bool | str | tuple[int, ...] | tuple[tuple[str, float], ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One row. default None means: what the engine (or the source) brings."""
+
+    name: str
+    kind: Kind
+    default: Value
+    doc: str
+    when: When = When.CHUNK
+    minimum: float | None = None
+    maximum: float | None = None
+    step: float | None = None
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+    flag: str = ""  # where the command line has a shorter word than the name
+    clears: str = ""  # setting this one empties that one: the last of two rivals wins
+    in_preset: bool = True
+
+    @property
+    def osc_addresses(self) -> tuple[str, ...]:
+        """Every address it answers to, the full one first; none for what is fixed at the start."""
+        if self.when is When.START:
+            return ()
+        full = f"{OSC_ROOT}/{self.name.replace('.', '/')}"
+        short = f"{OSC_ROOT}/{self.flag.removeprefix('--')}" if self.flag else full
+        return (full,) if short == full else (full, short)
+
+    @property
+    def cli_flag(self) -> str:
+        return self.flag or "--" + re.sub(r"[._]", "-", self.name)
+
+
+def _rows() -> tuple[Parameter, ...]:
+    chunk, frame, epoch, start = When.CHUNK, When.FRAME, When.EPOCH, When.START
+    return (
+        Parameter("prompt.text", Kind.TEXT, "oil painting", "What the picture should become.", chunk,
+                  flag="--prompt", clears="prompt.mix"),
+        Parameter("prompt.mix", Kind.MIX, (), "Several prompts at once, each with its weight; empty: prompt.text alone.",
+                  chunk, minimum=0.0, maximum=100.0),
+        Parameter("prompt.transition", Kind.INT, 0, "Chunks over which a new prompt is blended in; 0 is a cut.", chunk,
+                  minimum=0, maximum=64, step=1, unit="chunks"),
+        Parameter("steps.count", Kind.INT, None, "How many denoising steps of the list a chunk takes.", chunk,
+                  minimum=1, maximum=MAX_STEPS, step=1, flag="--steps"),
+        Parameter("steps.list", Kind.INTS, None, "The timesteps visited, noisiest first.", chunk,
+                  minimum=25, maximum=1000, step=1),
+        Parameter("noise.max", Kind.FLOAT, None, "Noise put on a still picture: how far the effect may go.", chunk,
+                  minimum=0.05, maximum=1.0, step=0.01),
+        Parameter("noise.min", Kind.FLOAT, None, "Noise put on a picture in full motion.", chunk,
+                  minimum=0.05, maximum=1.0, step=0.01),
+        Parameter("noise.sensitivity", Kind.FLOAT, 0.2, "How much change between frames counts as full motion.", chunk,
+                  minimum=0.01, maximum=2.0, step=0.01),
+        Parameter("noise.smoothing", Kind.FLOAT, 0.9, "How fast the noise follows the motion; 1 is at once.", chunk,
+                  minimum=0.01, maximum=1.0, step=0.01),
+        Parameter("noise.mode", Kind.CHOICE, None,
+                  "Noise over time: a fresh draw each chunk, one fixed draw, or a slowly varying one.", chunk,
+                  choices=("fresh", "fixed", "slow")),
+        Parameter("noise.rate", Kind.FLOAT, 0.1, "With noise.mode slow: how fast the noise changes.", chunk,
+                  minimum=0.0, maximum=1.0, step=0.01),
+        Parameter("noise.timestep_offset", Kind.INT, None, "Added to the timestep that the model is told first.", chunk,
+                  minimum=-300, maximum=100, step=1),
+        Parameter("seed", Kind.INT, 1, "Start of all random numbers: the same seed gives the same picture.", chunk,
+                  minimum=0, maximum=2**31 - 1, step=1),
+        Parameter("schedule", Kind.CHOICE, "auto", "Order of the steps: one after another, or batched over chunks.",
+                  epoch, choices=("auto", "latency", "throughput")),
+        Parameter("output.wet", Kind.FLOAT, 1.0, "From the camera (0) to the effect (1).", frame,
+                  minimum=0.0, maximum=1.0, step=0.01),
+        Parameter("output.bypass", Kind.BOOL, False, "Show the camera instead of the effect.", frame),
+        Parameter("output.freeze", Kind.BOOL, False, "Hold the picture that is shown now.", frame),
+        Parameter("stream.reset", Kind.TRIGGER, 0, "Start the stream anew: caches, positions and noise.", chunk,
+                  in_preset=False),
+        Parameter("stream.paused", Kind.BOOL, False, "Stop making new pictures; outputs go on with the last one.", chunk,
+                  in_preset=False),
+        Parameter("source.name", Kind.TEXT, None, "Where frames come from: clip, pattern, none, file:PATH.", start,
+                  flag="--source", in_preset=False),
+        Parameter("source.loop", Kind.BOOL, True, "Start a played file again at its end.", start, in_preset=False),
+        Parameter("source.rate", Kind.FLOAT, None, "Most source frames used a second; default: what the engine sustains.",
+                  start, minimum=1.0, maximum=120.0, step=1.0, unit="fps", in_preset=False),
+        Parameter("engine.name", Kind.CHOICE, "pocket", "Which engine makes the pictures.", start,
+                  choices=("pocket",), flag="--engine", in_preset=False),
+        Parameter("engine.size", Kind.SIZE, None, "Size of the engine's picture, multiples of 16.", start,
+                  minimum=64, maximum=2048, step=16, unit="pixels", flag="--size", in_preset=False),
+        Parameter("engine.precision", Kind.CHOICE, "auto", "Number format of the networks; auto takes the fastest here.",
+                  start, choices=("auto", "float32", "bfloat16"), flag="--precision", in_preset=False),
+        Parameter("engine.threads", Kind.INT, 0, "Processor threads of the engine; 0: all cores.", start,
+                  minimum=0, maximum=256, step=1, flag="--threads", in_preset=False),
+        Parameter("source.fit", Kind.CHOICE, "crop", "How a source of another shape is brought to the engine's size.",
+                  start, choices=("crop", "letterbox", "stretch"), flag="--fit", in_preset=False),
+        Parameter("output.rate", Kind.INT, 30, "Pictures a second that the outputs get.", start,
+                  minimum=1, maximum=120, step=1, unit="fps", in_preset=False),
+        Parameter("osc.port", Kind.INT, 9000, "UDP port for OSC on this machine; 0 turns OSC off.", start,
+                  minimum=0, maximum=65535, step=1, in_preset=False),
+    )
+
+
+TABLE: Mapping[str, Parameter] = MappingProxyType({row.name: row for row in _rows()})
+
+
+class InvalidValue(ValueError):
+    """A value that no rule can bring into range; the message says why, without the parameter's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coerced:
+    """value is inside the range; note says what was changed to get there, or is empty."""
+
+    value: Value
+    note: str = ""
+
+
+def coerce(row: Parameter, value: object) -> Coerced:
+    """Bring `value` to the row's kind and range.
+
+    Numbers may come as text (command line) or as another number type (OSC); NaN and infinities are refused first.
+    Raises InvalidValue where the kind does not fit at all.
+    """
+    match row.kind:
+        case Kind.FLOAT:
+            return _clamped(row, _number(value))
+        case Kind.INT:
+            return _clamped(row, round(_number(value)))
+        case Kind.BOOL:
+            return Coerced(_boolean(value))
+        case Kind.TRIGGER:
+            return Coerced(int(_number(value) > 0))
+        case Kind.CHOICE:
+            return Coerced(_choice(row, value))
+        case Kind.TEXT:
+            return _text(value)
+        case Kind.INTS:
+            return _falling_ints(row, value)
+        case Kind.MIX:
+            return _mix(row, value)
+        case Kind.SIZE:
+            return Coerced(_size(row, value))
+
+
+def range_text(row: Parameter) -> str:
+    """The allowed values in words, for messages and the reference page."""
+    unit = f" {row.unit}" if row.unit else ""
+    match row.kind:
+        case Kind.CHOICE:
+            return ", ".join(row.choices)
+        case Kind.BOOL:
+            return "0 or 1"
+        case Kind.TRIGGER:
+            return "any value above 0"
+        case Kind.TEXT:
+            return f"up to {MAX_TEXT_CHARS} characters"
+        case Kind.INTS:
+            return f"1 to {MAX_STEPS} falling numbers from {row.minimum:g} to {row.maximum:g}"
+        case Kind.MIX:
+            return f"up to {MAX_MIX_ENTRIES} texts, each with a weight from {row.minimum:g} to {row.maximum:g}"
+        case Kind.SIZE:
+            return f"WIDTHxHEIGHT, multiples of {row.step:g} from {row.minimum:g} to {row.maximum:g}"
+    return f"{row.minimum:g} to {row.maximum:g}{unit}"
+
+
+def reconcile(values: dict[str, Value], changed: str) -> str:
+    """Apply, in place, the rules that tie rows together after `changed` was set; returns what it did, or ''."""
+    low, high = values.get("noise.min"), values.get("noise.max")
+    if isinstance(low, float) and isinstance(high, float) and low > high and changed in ("noise.min", "noise.max"):
+        # The bound that the hand is on stops at the other one.
+        values[changed] = high if changed == "noise.min" else low
+        return f"noise.min may not be above noise.max ({values[changed]:g})"
+    steps, count = values.get("steps.list"), values.get("steps.count")
+    if isinstance(steps, tuple) and isinstance(count, int) and count > len(steps) and changed.startswith("steps."):
+        values["steps.count"] = len(steps)
+        return f"steps.list has {len(steps)} entries"
+    return ""
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool | int | float):
+        number = float(value)
+    elif isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            raise InvalidValue(f"{value[:40]!r} is not a number") from None
+    else:
+        raise InvalidValue(f"a number is needed, not {_kind_name(value)}")
+    if not math.isfinite(number):
+        raise InvalidValue("NaN and infinity are not values")
+    return number
+
+
+def _clamped(row: Parameter, number: float) -> Coerced:
+    low = row.minimum if row.minimum is not None else number
+    high = row.maximum if row.maximum is not None else number
+    inside = min(max(number, low), high)
+    value: Value = int(inside) if row.kind is Kind.INT else float(inside)
+    return Coerced(value, "" if inside == number else f"the range is {range_text(row)}")
+
+
+def _boolean(value: object) -> bool:
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if word in ("on", "true", "yes"):
+            return True
+        if word in ("off", "false", "no"):
+            return False
+    return _number(value) > 0.5
+
+
+def _choice(row: Parameter, value: object) -> str:
+    if isinstance(value, str) and value in row.choices:
+        return value
+    # TouchDesigner's menus send the index.
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        index = round(_number(value))
+        if 0 <= index < len(row.choices):
+            return row.choices[index]
+    raise InvalidValue(f"{str(value)[:40]!r} is not one of {', '.join(row.choices)}")
+
+
+def clean_text(value: str) -> str:
+    """One line, no control characters, no lone surrogates, no runs of spaces."""
+    visible = "".join(c if c.isprintable() or c.isspace() else " " for c in value)
+    return " ".join(visible.encode("utf-8", "ignore").decode("utf-8").split())
+
+
+def _text(value: object) -> Coerced:
+    if not isinstance(value, str):
+        raise InvalidValue(f"a text is needed, not {_kind_name(value)}")
+    text = clean_text(value)
+    if len(text) <= MAX_TEXT_CHARS:
+        return Coerced(text)
+    return Coerced(text[:MAX_TEXT_CHARS], f"cut to {MAX_TEXT_CHARS} characters")
+
+
+def _items(value: object) -> list[object]:
+    if isinstance(value, str):
+        return [part for part in re.split(r"[,\s]+", value.strip()) if part]
+    if isinstance(value, list | tuple):
+        return list(value)
+    return [value]
+
+
+def _falling_ints(row: Parameter, value: object) -> Coerced:
+    items = _items(value)
+    if not 1 <= len(items) <= MAX_STEPS:
+        raise InvalidValue(f"1 to {MAX_STEPS} numbers are needed, not {len(items)}")
+    results = [_clamped(row, round(_number(item))) for item in items]
+    numbers = tuple(int(_number(result.value)) for result in results)
+    if any(later >= earlier for earlier, later in zip(numbers, numbers[1:], strict=False)):
+        raise InvalidValue("each number must be smaller than the one before")
+    return Coerced(numbers, next((result.note for result in results if result.note), ""))
+
+
+def _mix(row: Parameter, value: object) -> Coerced:
+    if not isinstance(value, list | tuple):
+        raise InvalidValue(f"a list of texts and weights is needed, not {_kind_name(value)}")
+    items = [part for item in value for part in (item if isinstance(item, list | tuple) else (item,))]
+    if len(items) % 2 or len(items) > 2 * MAX_MIX_ENTRIES:
+        raise InvalidValue(f"up to {MAX_MIX_ENTRIES} texts are needed, each followed by its weight")
+    notes: list[str] = []
+    entries: list[tuple[str, float]] = []
+    for text, weight in zip(items[::2], items[1::2], strict=True):
+        words, number = _text(text), _clamped(row, _number(weight))
+        notes += [note for note in (words.note, number.note) if note]
+        entries.append((str(words.value), _number(number.value)))
+    if entries and not any(weight > 0 for _, weight in entries):
+        raise InvalidValue("one weight at least must be above 0")
+    return Coerced(tuple(entries), notes[0] if notes else "")
+
+
+def _size(row: Parameter, value: object) -> tuple[int, int]:
+    items = re.split(r"[xX]", value) if isinstance(value, str) else _items(value)
+    if len(items) != 2:
+        raise InvalidValue("a size is WIDTHxHEIGHT, for example 256x256")
+    width, height = (round(_number(item)) for item in items)
+    low, high, step = int(row.minimum or 0), int(row.maximum or 0), int(row.step or 1)
+    for number in (width, height):
+        if not low <= number <= high:
+            raise InvalidValue(f"{width}x{height} is outside {low} to {high}")
+    if width % step or height % step:
+        below = f"{width // step * step}x{height // step * step}"
+        above = f"{-(-width // step) * step}x{-(-height // step) * step}"
+        raise InvalidValue(f"{width}x{height} is not a multiple of {step} both ways; the nearest are {below} and {above}")
+    return width, height
+
+
+def _kind_name(value: object) -> str:
+    names = {str: "a text", bytes: "bytes", list: "a list", tuple: "a list", dict: "an object", type(None): "nothing"}
+    return names.get(type(value), type(value).__name__)

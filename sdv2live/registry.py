@@ -1,0 +1,169 @@
+"""The values of the table while the app runs. Owns validation, snapshots, change notes and triggers.
+
+Any thread may set and read. Readers get an immutable snapshot; a bundle is applied whole or not at all, so a
+chunk never sees half of it. Knows the table; knows nothing of who shows or sends the values.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from sdv2live.errors import UserError
+from sdv2live.parameters import TABLE, InvalidValue, Kind, Parameter, Value, coerce, range_text, reconcile
+
+Listener = Callable[["Change"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a listener hears: the new snapshot's values by name, and who set them (`osc`, `gui`, `cli`, ...)."""
+
+    values: Mapping[str, Value]
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetResult:
+    """status: accepted, clamped or rejected. value: what holds now. reason: why it was clamped or rejected."""
+
+    name: str
+    status: str
+    value: Value
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All values at one moment; `version` grows with every change."""
+
+    version: int
+    values: Mapping[str, Value]
+
+    def __getitem__(self, name: str) -> Value:
+        return self.values[name]
+
+
+class Registry:
+    """Values of `table`, each in its range at all times."""
+
+    def __init__(self, table: Mapping[str, Parameter] = TABLE) -> None:
+        self.table = table
+        self._lock = threading.RLock()
+        self._values: dict[str, Value] = {name: row.default for name, row in table.items()}
+        self._user_set: set[str] = set()
+        self._listeners: list[Listener] = []
+        self._snapshot = Snapshot(0, MappingProxyType(dict(self._values)))
+
+    def snapshot(self) -> Snapshot:
+        return self._snapshot
+
+    def get(self, name: str) -> Value:
+        return self._snapshot[name]
+
+    def is_user_set(self, name: str) -> bool:
+        """Whether someone chose this value; engine defaults do not count."""
+        return name in self._user_set
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` after each change, in the setter's thread; returns what ends it."""
+        with self._lock:
+            self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def set(self, name: str, value: object, *, origin: str) -> SetResult:
+        """Set one value as a live control does: out of range is clamped, what makes no sense is rejected."""
+        return self.set_many([(name, value)], origin=origin)[0]
+
+    def set_many(self, items: Iterable[tuple[str, object]], *, origin: str) -> list[SetResult]:
+        """A bundle from a live control: clamped where needed, applied whole or, if one is rejected, not at all."""
+        with self._lock:
+            draft, results = self._stage(list(items))
+            if any(result.status == "rejected" for result in results):
+                why = "another value of its bundle was"
+                return [
+                    r if r.status == "rejected" else SetResult(r.name, "rejected", self._values[r.name], why)
+                    for r in results
+                ]
+            self._commit(draft, [result.name for result in results], origin)
+        return results
+
+    def set_strictly(self, items: Iterable[tuple[str, object]], *, origin: str) -> None:
+        """A preset or the command line: out of range is refused. Raises UserError; then nothing has changed."""
+        items = list(items)
+        with self._lock:
+            draft, results = self._stage(items)
+            for (name, value), result in zip(items, results, strict=True):
+                if result.status != "accepted":
+                    row = self.table.get(name)
+                    hint = f" (allowed: {range_text(row)})" if row and "range" not in result.reason else ""
+                    raise UserError(f"{name} = {_shown(value)} was refused: {result.reason}{hint}.")
+            self._commit(draft, [name for name, _ in items], origin)
+
+    def apply_engine_defaults(self, defaults: Mapping[str, Value]) -> None:
+        """Fill in what the engine brings, for everything that the user did not choose."""
+        with self._lock:
+            draft = dict(self._values)
+            for name, value in defaults.items():
+                if name not in self._user_set:
+                    draft[name] = coerce(self.table[name], value).value
+            for name in defaults:
+                reconcile(draft, name)
+            self._replace(draft, list(defaults), "engine")
+
+    def _stage(self, items: list[tuple[str, object]]) -> tuple[dict[str, Value], list[SetResult]]:
+        """Coerce each value, then apply the rules between rows, so that the order inside a bundle does not matter."""
+        draft = dict(self._values)
+        staged = [self._stage_one(draft, name, value) for name, value in items]
+        results: list[SetResult] = []
+        for result in staged:
+            note = result.reason
+            if result.status != "rejected":
+                note = reconcile(draft, result.name) or note
+                result = SetResult(result.name, "clamped" if note else "accepted", draft[result.name], note)
+            results.append(result)
+        return draft, results
+
+    def _stage_one(self, draft: dict[str, Value], name: str, value: object) -> SetResult:
+        row = self.table.get(name)
+        if row is None:
+            return SetResult(name, "rejected", None, f"there is no parameter {name[:60]!r}{_nearest(name, self.table)}")
+        try:
+            coerced = coerce(row, value)
+        except InvalidValue as error:
+            return SetResult(name, "rejected", draft[name], str(error))
+        if row.kind is Kind.TRIGGER:
+            draft[name] = int(draft[name] or 0) + int(bool(coerced.value))  # type: ignore[arg-type]
+        else:
+            draft[name] = coerced.value
+        if row.clears:
+            draft[row.clears] = self.table[row.clears].default
+        return SetResult(name, "accepted", draft[name], coerced.note)
+
+    def _commit(self, draft: dict[str, Value], names: list[str], origin: str) -> None:
+        self._user_set.update(names)
+        cleared = [self.table[name].clears for name in names if self.table[name].clears]
+        self._replace(draft, names + cleared, origin)
+
+    def _replace(self, draft: dict[str, Value], names: list[str], origin: str) -> None:
+        changed = {name: draft[name] for name in names if draft[name] != self._values[name]}
+        if not changed:
+            return
+        self._values = draft
+        self._snapshot = Snapshot(self._snapshot.version + 1, MappingProxyType(dict(draft)))
+        change = Change(MappingProxyType(changed), origin)
+        for listener in list(self._listeners):
+            listener(change)
+
+
+def _nearest(name: str, table: Mapping[str, Parameter]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, table, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _shown(value: object) -> str:
+    return repr(value if len(str(value)) <= 60 else str(value)[:57] + "...")

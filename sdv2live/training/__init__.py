@@ -1,0 +1,1 @@
+"""How the pocket model was made: data, effects, training, evaluation."""
