@@ -1,0 +1,144 @@
+"""The Engine contract. Owns: what goes into an engine, what comes out, and what an engine promises.
+
+Imports no torch: the app's side of the process border stands on this file too. Settings cross that border as
+strict JSON, frames never do (they lie in shared memory).
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sdv2live.frames import Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """What to build: fixed while an engine lives. size_wh: multiples of 16. threads 0: all cores.
+
+    max_steps bounds the rows that may be made; window_frames and sink_frames None: the engine's own.
+    """
+
+    name: str
+    size_wh: tuple[int, int]
+    precision: str = "auto"
+    threads: int = 0
+    device: str = "auto"
+    profile: str = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTraits:
+    """What an engine brings: chunk sizes and its defaults for rows of the parameter table."""
+
+    name: str
+    size_wh: tuple[int, int]
+    first_chunk_frames: int
+    chunk_frames: int
+    defaults: dict[str, Any]
+
+    @property
+    def largest_chunk(self) -> int:
+        return max(self.first_chunk_frames, self.chunk_frames)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSettings:
+    """The settings that belong to one chunk and stay with it through all its steps.
+
+    mix: ((text, weight), ...). transition_chunks: 0 is a cut. steps: timesteps, noisiest first; steps_count of them
+    are taken. Noise bounds are sigmas, 0..1. schedule: auto, latency or throughput.
+    """
+
+    mix: tuple[tuple[str, float], ...] = (("", 1.0),)
+    transition_chunks: int = 0
+    steps: tuple[int, ...] = (600, 300)
+    steps_count: int = 1
+    noise_max: float = 0.6
+    noise_min: float = 0.5
+    sensitivity: float = 0.2
+    smoothing: float = 0.9
+    noise_mode: str = "fixed"
+    noise_rate: float = 0.1
+    timestep_offset: int = 0
+    seed: int = 1
+    schedule: str = "auto"
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self), allow_nan=False).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> ChunkSettings:
+        fields = json.loads(data)
+        fields["mix"] = tuple((text, weight) for text, weight in fields["mix"])
+        fields["steps"] = tuple(fields["steps"])
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """frames: [T, H, W, 3] uint8 RGB of the engine's size; T is what `frames_wanted` says. Read before submit returns."""
+
+    chunk_id: int
+    frames: Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkResult:
+    """A finished chunk. frames: [T, H, W, 3] uint8 RGB, owned by the receiver.
+
+    is_finite False: the picture is not fit to be shown. stage_ms: time by stage, and `chunk` for the whole.
+    """
+
+    chunk_id: int
+    epoch: int
+    frames: Pixels
+    is_finite: bool
+    noise_scale: float
+    motion: float
+    steps: int
+    stage_ms: dict[str, float] = field(default_factory=dict)
+
+
+class Engine(ABC):
+    """Chunks in, pictures out. One thread calls it.
+
+    frames_wanted: how many frames the next chunk must have (the first of an epoch may have another count).
+    """
+
+    traits: EngineTraits
+
+    @abstractmethod
+    def warm_up(self) -> None:
+        """Run everything once, so that the first real chunk is not the slow one; leaves a fresh epoch."""
+
+    @property
+    @abstractmethod
+    def frames_wanted(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def can_submit(self) -> bool:
+        """Whether `submit` would be taken now: at most one chunk waits."""
+
+    @abstractmethod
+    def submit(self, chunk: Chunk, settings: ChunkSettings) -> None:
+        """Hand over a chunk; blocks no longer than a copy. Raises ChunkError if `can_submit` is False."""
+
+    @abstractmethod
+    def poll(self) -> list[ChunkResult]:
+        """What has been finished since the last call, oldest first. Raises ChunkError or EngineDead."""
+
+    @abstractmethod
+    def flush(self) -> list[ChunkResult]:
+        """Finish what is in flight and return it; the stream goes on afterwards."""
+
+    @abstractmethod
+    def reset(self) -> int:
+        """Begin a new epoch and return its number; results of older epochs are thrown away."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free everything. May be called twice."""

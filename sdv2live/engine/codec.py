@@ -1,0 +1,35 @@
+"""The one contract of every autoencoder (pocket, Wan VAE, TAEHV). Owns: what the stream may ask of a codec."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor
+
+Prepared = Any  # what a codec makes of a chunk's prompt and noise before decoding; travels with the chunk
+
+
+class Codec(Protocol):
+    """Pixels to latents and back, a chunk at a time, with a memory that belongs to the stream.
+
+    spatial_factor: pixels per latent cell, each way. Frames are [1, T, 3, H, W] in [-1, 1]; latents
+    [1, F, 16, H / factor, W / factor], normalised as the DiT wants them. Neither call reads from the device.
+    """
+
+    spatial_factor: int
+
+    def new_state(self, size_wh: tuple[int, int]) -> object:
+        """A fresh memory: the next chunk is the first."""
+        ...
+
+    def prepare(self, embedding: Tensor, noise_scale: float) -> Prepared:
+        """What `decode` needs to know of the prompt [1, X, text_dim] and the noise; None for a codec without style."""
+        ...
+
+    def encode(self, frames: Tensor, state: object) -> tuple[Tensor, object]:
+        """-> latents, and side data of this chunk that travels with it to `decode`."""
+        ...
+
+    def decode(self, latents: Tensor, side: object, prepared: Prepared, state: object) -> Tensor:
+        """-> frames, not clamped; chunks come in order."""
+        ...

@@ -1,0 +1,245 @@
+"""The pocket model's codec: four frames to one latent and back, with the look put on while decoding.
+
+Owns: the encoder, the styled decoder, the style vector and the decoder's streaming memory. Knows torch alone; knows
+nothing of prompts (it is given text tokens), of noise schedules or of the DiT. The latent says what is where, the
+style vector how it is drawn, and the source frames come along as side data for fine detail. Letters: B rows, T frames,
+4 a chunk; H, W pixels, multiples of 8; h = H/8, w = W/8.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FRAMES = 4
+LATENT_CHANNELS = 16
+STYLE_DIM = 64
+ENC4, ENC8 = 32, 64
+DEC8, DEC4, DEC2 = 96, 48, 16
+MEM_BLOCKS = 3
+STATISTICS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What decode needs of a chunk besides its latent. N = B*4 frames, row by row, in time order."""
+
+    half: Tensor  # source, unshuffled by 2: [N, 12, H/2, W/2]
+    quarter: Tensor  # encoder features and local statistics of each frame: [N, ENC4 + STATISTICS, H/4, W/4]
+
+
+@dataclass(slots=True)
+class Memory:
+    """The last frame's features before each memory block, [B, DEC4, H/4, W/4], updated in place.
+
+    fresh is 1 where no frame came before: the next frame is then its own past. A tensor, so that neither reading nor
+    resetting it waits for the device.
+    """
+
+    past: list[Tensor]
+    fresh: Tensor
+
+    def reset(self) -> None:
+        """The next frame is its own past."""
+        self.fresh.fill_(1)
+
+
+def _conv(inputs: int, outputs: int, size: int = 3, *, stride: int = 1, gain: float = 1.0, dilation: int = 1) -> nn.Conv2d:
+    """A convolution whose output has about the variance of its input: the default shrinks latents to nothing."""
+    conv = nn.Conv2d(inputs, outputs, size, stride, padding=dilation * (size // 2), dilation=dilation)
+    nn.init.normal_(conv.weight, std=gain / math.sqrt(inputs * size * size))
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+class Res(nn.Module):
+    """x + c2(silu(film(c1(x)))); no activation on the trunk, which would die under a style's scale and shift."""
+
+    def __init__(self, width: int, *, styled: bool) -> None:
+        super().__init__()
+        self.c1, self.c2 = _conv(width, width, gain=1.4), _conv(width, width, gain=0.5)
+        self.film = Film(width) if styled else None
+
+    def forward(self, x: Tensor, style: Tensor | None = None) -> Tensor:
+        y = self.c1(x)
+        if self.film is not None and style is not None:
+            y = self.film(y, style)
+        return x + self.c2(F.silu(y))
+
+
+class Film(nn.Module):
+    """Scale and shift of each channel from the style, the same for all frames of a row."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.affine = nn.Linear(STYLE_DIM, 2 * width)
+        nn.init.normal_(self.affine.weight, std=0.3 / math.sqrt(STYLE_DIM))
+        nn.init.zeros_(self.affine.bias)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """x [N, C, ., .], style [B, STYLE_DIM], N a multiple of B."""
+        scale, shift = self.affine(style)[:, None, :, None, None].chunk(2, 2)
+        rows = x.unflatten(0, (style.shape[0], -1))
+        return torch.addcmul(shift, rows, 1 + scale).flatten(0, 1)
+
+
+class Port(nn.Module):
+    """A way for source detail into the decoder: a convolution with a gate and a shift from the style."""
+
+    def __init__(self, inputs: int, width: int, size: int) -> None:
+        super().__init__()
+        self.conv = _conv(inputs, width, size, gain=0.7)
+        self.affine = nn.Linear(STYLE_DIM, 2 * width)
+        nn.init.normal_(self.affine.weight, std=0.5 / math.sqrt(STYLE_DIM))
+        nn.init.zeros_(self.affine.bias)
+
+    def forward(self, trunk: Tensor, source: Tensor, style: Tensor, keep: Tensor | None) -> Tensor:
+        """trunk + gate * conv(source) + shift. keep [B]: 0 closes the port of a row (training only)."""
+        gate, shift = self.affine(style)[:, None, :, None, None].chunk(2, 2)
+        gate = gate.sigmoid()
+        if keep is not None:
+            gate = gate * keep.view(-1, 1, 1, 1, 1)
+        rows = self.conv(source).unflatten(0, (style.shape[0], -1))
+        return trunk + torch.addcmul(shift, rows, gate).flatten(0, 1)
+
+
+class MemBlock(nn.Module):
+    """A residual block that also sees what the previous frame looked like at this point."""
+
+    def __init__(self, width: int, dilation: int) -> None:
+        super().__init__()
+        self.now = _conv(width, width, gain=1.2, dilation=dilation)
+        self.before = _conv(width, width, 1, gain=0.5)
+        self.film = Film(width)
+        self.out = _conv(width, width, gain=0.5)
+
+    def forward(self, x: Tensor, style: Tensor, memory: Tensor, fresh: Tensor) -> Tensor:
+        """x [B*T, C, h, w]; memory [B, C, h, w] is overwritten with the last frame; fresh [B]."""
+        rows = x.unflatten(0, (style.shape[0], -1))
+        first = torch.lerp(memory, rows[:, 0].to(memory.dtype), fresh.view(-1, 1, 1, 1).to(memory.dtype))
+        before = torch.cat([first[:, None].to(rows.dtype), rows[:, :-1]], 1).flatten(0, 1)
+        y = self.film(self.now(x) + self.before(before), style)
+        memory.copy_(rows[:, -1].detach())
+        return x + self.out(F.silu(y))
+
+
+class Style(nn.Module):
+    """Style vector from pooled text tokens and the strength that the noise scale asks for."""
+
+    def __init__(self, text_dim: int) -> None:
+        super().__init__()
+        self.text = nn.Linear(text_dim, 2 * STYLE_DIM)
+        self.strength = nn.Linear(8, 2 * STYLE_DIM)
+        self.out = nn.Sequential(nn.SiLU(), nn.Linear(2 * STYLE_DIM, 2 * STYLE_DIM), nn.SiLU(),
+                                 nn.Linear(2 * STYLE_DIM, STYLE_DIM))
+
+    def forward(self, tokens: Tensor, noise_scale: Tensor) -> Tensor:
+        strength = (noise_scale / 0.5).clamp(0, 1)[:, None]
+        waves = torch.arange(1, 4, device=tokens.device, dtype=strength.dtype) * math.pi
+        places = torch.cat([strength, 1 - strength, (strength * waves).cos(), (strength * waves).sin()], 1)
+        pooled = tokens.mean(1) * math.sqrt(tokens.shape[1])
+        return self.out(self.text(pooled) + self.strength(places.to(pooled.dtype)))
+
+
+class PocketCodec(nn.Module):
+    """Encoder and styled decoder. Latents that leave `encode` are normalised with stored per-channel statistics."""
+
+    latent_mean: Tensor
+    latent_std: Tensor
+
+    def __init__(self, text_dim: int = 128) -> None:
+        super().__init__()
+        self.enc_in, self.enc_res4 = _conv(48, ENC4), Res(ENC4, styled=False)
+        self.enc_down = _conv(ENC4, ENC8, stride=2)
+        self.enc_pool = _conv(FRAMES * ENC8, ENC8, 1)
+        self.enc_res8 = nn.ModuleList(Res(ENC8, styled=False) for _ in range(2))
+        self.enc_out = _conv(ENC8, LATENT_CHANNELS, 1)
+        self.register_buffer("latent_mean", torch.zeros(LATENT_CHANNELS))
+        self.register_buffer("latent_std", torch.ones(LATENT_CHANNELS))
+
+        self.style = Style(text_dim)
+        self.dec_in = _conv(LATENT_CHANNELS, DEC8)
+        self.dec_res8 = nn.ModuleList(Res(DEC8, styled=True) for _ in range(2))
+        self.dec_grow = _conv(DEC8, FRAMES * 4 * DEC4, 1)
+        self.port4 = Port(ENC4 + STATISTICS, DEC4, 1)
+        self.dec_mem = nn.ModuleList(MemBlock(DEC4, dilation) for dilation in (1, 2, 1)[:MEM_BLOCKS])
+        self.dec_up = _conv(DEC4, 4 * DEC2, 1)
+        self.port2 = Port(12, DEC2, 3)
+        self.dec_res2 = Res(DEC2, styled=True)
+        self.dec_out = _conv(DEC2, 12, gain=0.3)
+
+    def raw_latent(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """frames [B, 4n, 3, H, W] in [-1, 1] -> latent before normalisation [B, n, 16, h, w], features [B*4n, ...]."""
+        rows = frames.shape[0]
+        features = self.enc_res4(self.enc_in(F.pixel_unshuffle(frames.flatten(0, 1), 4)))
+        x = F.silu(self.enc_down(features))
+        x = self.enc_pool(x.unflatten(0, (-1, FRAMES)).flatten(1, 2))
+        for block in self.enc_res8:
+            x = block(x)
+        return self.enc_out(F.silu(x)).unflatten(0, (rows, -1)), features
+
+    def normalise(self, latent: Tensor) -> Tensor:
+        return (latent - self.latent_mean.view(-1, 1, 1)) / self.latent_std.view(-1, 1, 1)
+
+    def encode(self, frames: Tensor) -> tuple[Tensor, Side]:
+        """frames [B, 4n, 3, H, W] in [-1, 1] -> normalised latent [B, n, 16, h, w] and the side data for decode."""
+        latent, features = self.raw_latent(frames)
+        flat = frames.flatten(0, 1)
+        quarter = torch.cat([features, _statistics(flat)], 1)
+        return self.normalise(latent), Side(F.pixel_unshuffle(flat, 2), quarter)
+
+    def decode(self, latent: Tensor, side: Side, style: Tensor, memory: Memory, keep: Tensor | None = None) -> Tensor:
+        """Normalised latent [B, n, 16, h, w], style [B, 64] -> frames [B, 4n, 3, H, W], about [-1, 1], not clamped.
+
+        memory is updated in place. keep [B] of 0 and 1 closes the source ports of some rows (training only).
+        """
+        rows = latent.shape[0]
+        x = self.dec_in(latent.flatten(0, 1))
+        for block in self.dec_res8:
+            x = block(x, style)
+        x = F.pixel_shuffle(self.dec_grow(x).unflatten(1, (FRAMES, -1)).flatten(0, 1), 2)
+        x = self.port4(x, side.quarter, style, keep)
+        fresh = memory.fresh.clone()  # autograd keeps it, and the original changes below
+        for block, past in zip(self.dec_mem, memory.past, strict=True):
+            x = block(x, style, past, fresh)
+        memory.fresh.zero_()
+        x = F.pixel_shuffle(self.dec_up(x), 2)
+        x = self.dec_res2(self.port2(x, side.half, style, keep), style)
+        return F.pixel_shuffle(self.dec_out(F.silu(x)), 2).unflatten(0, (rows, -1))
+
+    def new_memory(
+        self, batch: int, height: int, width: int, dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Memory:
+        """A memory for `batch` streams of height x width pixels, as after a reset."""
+        shape = (batch, DEC4, height // 4, width // 4)
+        past = [
+            torch.zeros(shape, dtype=dtype, device=device).contiguous(memory_format=torch.channels_last)
+            for _ in self.dec_mem
+        ]
+        return Memory(past, torch.ones(batch, dtype=dtype, device=device))
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """What stage A trains and the later stages leave alone."""
+        return [p for name, p in self.named_parameters() if name.startswith("enc_")]
+
+    def decoder_parameters(self) -> list[nn.Parameter]:
+        return [p for name, p in self.named_parameters() if not name.startswith("enc_")]
+
+
+def _statistics(flat: Tensor) -> Tensor:
+    """Mean colour and spread of brightness over 4 and over 12 pixels, [N, 3, H, W] -> [N, 8, H/4, W/4].
+
+    With them the decoder can choose the calmest neighbourhood, as painterly filters do, instead of finding it.
+    """
+    grey = flat.mean(1, keepdim=True)
+    near = F.avg_pool2d(torch.cat([flat, grey * grey], 1), 4)
+    wide = F.avg_pool2d(near, 3, 1, 1, count_include_pad=False)
+    both = torch.cat([near, wide], 1)
+    mean = both[:, [0, 4]] + both[:, [1, 5]] + both[:, [2, 6]]
+    spread = (both[:, [3, 7]] - (mean / 3) ** 2).clamp_min(1e-5).sqrt()
+    return torch.cat([both[:, 0:3], both[:, 4:7], 3 * spread], 1)

@@ -1,0 +1,67 @@
+"""The pocket engine: the small DiT, its codec and its text encoder, put together from the weights that ship.
+
+Knows where each weight file goes; the networks themselves are in `engine/model`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sdv2live.engine.base import EngineSpec
+from sdv2live.engine.catalogue import WINDOWS, traits_of
+from sdv2live.engine.model.pocket_codec import PocketCodec
+from sdv2live.engine.model.pocket_text import PocketTextEncoder
+from sdv2live.engine.model.wan_transformer import POCKET, WanTransformer
+from sdv2live.engine.precision import choose_device, choose_dtype
+from sdv2live.engine.prompts import PromptMixer
+from sdv2live.engine.stream import StreamEngine
+from sdv2live.engine.weights import load_strict
+
+
+class PocketStreamCodec:
+    """PocketCodec under the contract of every codec: one stream, one memory."""
+
+    spatial_factor = 8
+
+    def __init__(self, codec: PocketCodec) -> None:
+        self._codec = codec
+        parameter = next(codec.parameters())
+        self._device, self._dtype = parameter.device, parameter.dtype
+
+    def new_state(self, size_wh: tuple[int, int]) -> object:
+        width, height = size_wh
+        return self._codec.new_memory(1, height, width, dtype=self._dtype, device=self._device)
+
+    def prepare(self, embedding: Tensor, noise_scale: float) -> Tensor:
+        scale = torch.tensor([noise_scale]).to(self._device, self._dtype, non_blocking=True)
+        return self._codec.style(embedding.to(self._device, self._dtype), scale)
+
+    def encode(self, frames: Tensor, state: object) -> tuple[Tensor, object]:
+        return self._codec.encode(frames)
+
+    def decode(self, latents: Tensor, side: object, prepared: Tensor, state: object) -> Tensor:
+        return self._codec.decode(latents, side, prepared, state)
+
+
+def build_pocket(spec: EngineSpec, weights_dir: Path, *, first_epoch: int = 0) -> StreamEngine:
+    """The engine, loaded and not yet warm. Raises UserError for weights that do not fit."""
+    device = choose_device(spec.device)
+    dtype = choose_dtype(spec.precision, device)
+    dit, codec, text = WanTransformer(POCKET), PocketCodec(), PocketTextEncoder()
+    load_strict(dit, weights_dir / "dit.safetensors", dtype=dtype, device=device)
+    load_strict(codec, weights_dir / "codec.safetensors", dtype=dtype, device=device)
+    # The text encoder runs once a prompt, on the CPU, in full precision.
+    load_strict(text, weights_dir / "text.safetensors", dtype=torch.float32, device=torch.device("cpu"))
+    codec.to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def encode(prompt: str) -> Tensor:
+        return text.encode([prompt])
+
+    return StreamEngine(
+        traits=traits_of(spec), dit=dit, codec=PocketStreamCodec(codec), prompts=PromptMixer(encode),
+        window=WINDOWS[spec.name], device=device, dtype=dtype, first_epoch=first_epoch,
+    )

@@ -1,0 +1,320 @@
+"""One chunk's way on one device: motion -> encode -> noise -> denoise -> decode. Owns the state of a stream.
+
+One algorithm, two schedules with the same picture: every denoising step has a cache row of its own; `latency` runs
+a chunk's steps one after another, `throughput` (the stream batch) runs one step of several chunks at once. All that
+decides (slots, rows, timesteps, refreshes) is fixed on the host when a chunk enters. Runs on the engine's thread;
+computing happens in `poll` and `flush`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdv2live.engine.base import Chunk, ChunkResult, ChunkSettings, Engine, EngineTraits
+from sdv2live.engine.codec import Codec, Prepared
+from sdv2live.engine.kv_cache import CachedAttention, KVCache, RowWrite
+from sdv2live.engine.window import Window
+from sdv2live.engine.model.wan_transformer import TextContext, WanTransformer
+from sdv2live.engine.noise import MotionController, NoiseSource, largest_change
+from sdv2live.engine.prompts import PromptMixer
+from sdv2live.engine.schedule import chunk_timesteps, opening_timesteps, sigma_of
+from sdv2live.errors import ChunkError
+from sdv2live.frames import Pixels
+
+SCENE_CUT_MOTION = 0.5  # root mean square, in [-1, 1] units: far beyond any camera move
+STAGES = ("encode", "denoise", "decode")
+
+
+@dataclass(slots=True)
+class InFlight:
+    """A chunk on its way. The first block is fixed when it enters; `latents` [1, F, C, h, w] float32 moves."""
+
+    chunk_id: int
+    number: int  # of the epoch, from 0
+    first_frame: int  # latent frames first..newest
+    newest_frame: int
+    timesteps: tuple[int, ...]
+    fork_from: int  # rows of the chunk before it; above them, row k+1 starts as a copy of row k
+    refreshes: int | None  # number of the sink refresh that this chunk makes, if any
+    noise_scale: float
+    motion: float
+    phase: float
+    settings: ChunkSettings
+    text: TextContext
+    prepared: Prepared
+    latents: Tensor
+    side: object
+    step: int = 0
+    started_s: float = 0.0
+    stage_ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_denoised(self) -> bool:
+        return self.step == len(self.timesteps)
+
+
+class StreamState:
+    """Everything that belongs to one epoch; a reset replaces it whole, so nothing of the old one can be left."""
+
+    def __init__(self, cache: KVCache, codec_state: object) -> None:
+        self.cache = cache
+        self.codec_state = codec_state
+        self.motion = MotionController()
+        self.noise = NoiseSource()
+        self.chunks = 0  # entered so far
+        self.latent_frames = 0
+        self.rows = 0  # steps of the newest chunk
+        self.refreshes = 0
+        self.phase = 0.0
+        self.last_pixels: Pixels | None = None
+        self.rows_in_flight: dict[int, InFlight] = {}
+        self.denoised: dict[int, InFlight] = {}
+        self.decoded = 0
+
+
+class StreamEngine(Engine):
+    """The engine on one device, in this process."""
+
+    def __init__(
+        self, *, traits: EngineTraits, dit: WanTransformer, codec: Codec, prompts: PromptMixer, window: Window,
+        device: torch.device, dtype: torch.dtype, first_epoch: int = 0,
+    ) -> None:
+        self.traits = traits
+        self._dit, self._codec, self._prompts, self._window = dit, codec, prompts, window
+        self._device, self._dtype = device, dtype
+        self._epoch = first_epoch
+        self._waiting: tuple[Chunk, ChunkSettings] | None = None
+        self._finished: list[ChunkResult] = []
+        self._text_of: tuple[Tensor, TextContext] | None = None
+        self._schedule = "latency"
+        self._state = self._new_state()
+
+    def warm_up(self) -> None:
+        """Two chunks of grey: the opening and one more, in each schedule's shapes."""
+        width, height = self.traits.size_wh
+        for number in range(2):
+            frames = np.full((self.frames_wanted, height, width, 3), 128, dtype=np.uint8)
+            self.submit(Chunk(number, frames), ChunkSettings(steps=(600, 300), steps_count=2))
+            self.poll()
+        self.reset()
+
+    @property
+    def frames_wanted(self) -> int:
+        waiting = self._state.chunks + (self._waiting is not None)
+        return self.traits.chunk_frames if waiting else self.traits.first_chunk_frames
+
+    @property
+    def can_submit(self) -> bool:
+        return self._waiting is None
+
+    @property
+    def cache_bytes(self) -> int:
+        return self._state.cache.bytes
+
+    def submit(self, chunk: Chunk, settings: ChunkSettings) -> None:
+        if self._waiting is not None:
+            raise ChunkError("a chunk is waiting already")
+        if len(chunk.frames) != self.frames_wanted:
+            raise ChunkError(f"this chunk needs {self.frames_wanted} frames, not {len(chunk.frames)}")
+        self._waiting = (chunk, settings)
+
+    @torch.inference_mode()
+    def poll(self) -> list[ChunkResult]:
+        if self._waiting is not None:
+            (chunk, settings), self._waiting = self._waiting, None
+            self._choose_schedule(settings.schedule)
+            item = self._enter(chunk, settings)
+            if item.number == 0 or self._schedule == "latency":
+                self._run_all_steps(item)
+            else:
+                self._state.rows_in_flight[0] = item
+                self._micro_step()
+            self._decode_finished()
+        return self._take_finished()
+
+    @torch.inference_mode()
+    def flush(self) -> list[ChunkResult]:
+        results = self.poll()
+        self._drain()
+        return results + self._take_finished()
+
+    def reset(self) -> int:
+        self._epoch += 1
+        self._waiting = None
+        self._finished.clear()
+        self._prompts.reset()
+        self._state = self._new_state()
+        return self._epoch
+
+    def close(self) -> None:
+        self._waiting = None
+        self._finished.clear()
+
+    # How a chunk enters: everything about it is decided here, on the host.
+
+    def _enter(self, chunk: Chunk, settings: ChunkSettings) -> InFlight:
+        state, started_s = self._state, time.perf_counter()
+        is_opening = state.chunks == 0
+        change = largest_change(chunk.frames, state.last_pixels)
+        state.last_pixels = chunk.frames[-1].copy()
+        motion, timesteps, noise_scale = 0.0, (), 0.0
+        bounds = {"noise_scale": 0.0, "offset": settings.timestep_offset}
+        if is_opening:
+            bounds["noise_scale"] = noise_scale = state.motion.open(maximum=settings.noise_max)
+            timesteps = opening_timesteps(settings.steps, settings.steps_count, **bounds)
+        else:
+            noise_scale, motion = state.motion.update(
+                change, maximum=settings.noise_max, minimum=settings.noise_min,
+                sensitivity=settings.sensitivity, smoothing=settings.smoothing,
+            )
+            bounds["noise_scale"] = noise_scale
+            timesteps = chunk_timesteps(settings.steps, settings.steps_count, **bounds)
+        prompt = self._prompts.advance(settings.mix, settings.transition_chunks)
+        refreshes = None
+        if (prompt.is_new or change > SCENE_CUT_MOTION) and state.latent_frames >= self._window.capacity:
+            refreshes, state.refreshes = state.refreshes, state.refreshes + 1
+
+        latents, side = self._codec.encode(self._uploaded(chunk.frames), state.codec_state)
+        first = state.latent_frames
+        state.latent_frames += latents.shape[1]
+        state.phase += settings.noise_rate
+        item = InFlight(
+            chunk_id=chunk.chunk_id, number=state.chunks, first_frame=first, newest_frame=state.latent_frames - 1,
+            timesteps=timesteps, fork_from=state.rows, refreshes=refreshes, noise_scale=noise_scale, motion=motion,
+            phase=state.phase, settings=settings, text=self._text_context(prompt.embedding),
+            prepared=self._codec.prepare(prompt.embedding, noise_scale), latents=latents.float(), side=side,
+            started_s=started_s,
+        )
+        item.latents = noise_scale * self._eps(item, step=0) + (1.0 - noise_scale) * item.latents
+        state.chunks += 1
+        state.rows = len(timesteps)
+        item.stage_ms["encode"] = (time.perf_counter() - started_s) * 1000
+        return item
+
+    def _uploaded(self, frames: Pixels) -> Tensor:
+        """[T, H, W, 3] uint8 -> [1, T, 3, H, W] in [-1, 1], channels last in memory; uint8 crosses to the device."""
+        pixels = torch.from_numpy(frames).to(self._device, non_blocking=True)
+        return (pixels.permute(0, 3, 1, 2).to(self._dtype) * (2.0 / 255.0) - 1.0)[None]
+
+    def _text_context(self, embedding: Tensor) -> TextContext:
+        if self._text_of is None or self._text_of[0] is not embedding:
+            self._text_of = (embedding, self._dit.encode_text(embedding.to(self._device, self._dtype)))
+        return self._text_of[1]
+
+    def _eps(self, item: InFlight, *, step: int) -> Tensor:
+        settings = item.settings
+        eps = self._state.noise.eps(
+            mode=settings.noise_mode, seed=settings.seed, epoch=self._epoch, chunk=item.number, phase=item.phase,
+            step=step, shape=tuple(item.latents.shape),
+        )
+        return eps.to(self._device, non_blocking=True)
+
+    # The two schedules.
+
+    def _choose_schedule(self, wanted: str) -> None:
+        wanted = "latency" if wanted == "auto" else wanted
+        if wanted != self._schedule:
+            # Once nothing is in flight the rows are the same in both, so the change costs nothing else.
+            self._drain()
+            self._schedule = wanted
+
+    def _run_all_steps(self, item: InFlight) -> None:
+        """One chunk, its steps one after another. The opening runs on row 0 and is then copied to every row."""
+        cache, is_opening = self._state.cache, item.number == 0
+        while not item.is_denoised:
+            row = 0 if is_opening else item.step
+            cache.ensure_rows(row + 1)
+            self._forward([(row, item)])
+        if is_opening:
+            for row in range(1, len(item.timesteps)):
+                cache.copy_row(0, row)
+        self._state.denoised[item.number] = item
+
+    def _micro_step(self) -> None:
+        """One step of every chunk in flight, each on its own row; then all move down by one row."""
+        state = self._state
+        rows = sorted(state.rows_in_flight.items())
+        state.cache.ensure_rows(rows[-1][0] + 1)
+        self._forward(rows)
+        state.rows_in_flight = {row + 1: item for row, item in rows if not item.is_denoised}
+        state.denoised.update({item.number: item for _, item in rows if item.is_denoised})
+
+    def _drain(self) -> None:
+        while self._state.rows_in_flight:
+            self._micro_step()
+        self._decode_finished()
+
+    def _forward(self, rows: list[tuple[int, InFlight]]) -> None:
+        """One denoising step of each item on its row, in one batch; then its re-noising and its cache's upkeep."""
+        started_s = time.perf_counter()
+        cache = self._state.cache
+        past = CachedAttention(cache, [RowWrite(row, item.first_frame, item.newest_frame) for row, item in rows])
+        latents = torch.cat([item.latents for _, item in rows])
+        told = [[float(item.timesteps[item.step])] * latents.shape[1] for _, item in rows]
+        text = TextContext.stack([item.text for _, item in rows])
+        timesteps = torch.tensor(told).to(self._device, non_blocking=True)
+        flow = self._dit(latents.to(self._dtype), timesteps, text, past).float()
+        for b, (row, item) in enumerate(rows):
+            self._advance(item, row, flow[b : b + 1])
+        spent_ms = (time.perf_counter() - started_s) * 1000 / len(rows)
+        for _, item in rows:
+            item.stage_ms["denoise"] = item.stage_ms.get("denoise", 0.0) + spent_ms
+
+    def _advance(self, item: InFlight, row: int, flow: Tensor) -> None:
+        clean = item.latents - sigma_of(item.timesteps[item.step]) * flow
+        item.step += 1
+        if item.is_denoised:
+            item.latents = clean
+        else:
+            sigma = sigma_of(item.timesteps[item.step])
+            item.latents = (1.0 - sigma) * clean + sigma * self._eps(item, step=item.step)
+        cache = self._state.cache
+        if item.refreshes is not None:
+            sink = self._window.sink_to_refresh(item.refreshes)
+            if sink is not None:
+                cache.refresh_sink(row, sink=sink, frame=item.newest_frame)
+        if item.number and row + 1 >= item.fork_from and row + 1 < len(item.timesteps):
+            # A row that joins starts as a copy of the row above as this chunk left it: the slot that this chunk
+            # wrote is the one that it writes again there, so this is the row as it stood before the chunk.
+            cache.copy_row(row, row + 1)
+
+    # Out.
+
+    def _decode_finished(self) -> None:
+        """Decode in the order of entry: the decoder remembers, and a chunk of fewer steps may be denoised first."""
+        state = self._state
+        while state.decoded in state.denoised:
+            item = state.denoised.pop(state.decoded)
+            state.decoded += 1
+            started_s = time.perf_counter()
+            frames = self._codec.decode(item.latents.to(self._dtype), item.side, item.prepared, state.codec_state)
+            is_finite = bool(torch.isfinite(frames).all())
+            pixels = frames[0].permute(0, 2, 3, 1).float().mul(127.5).add_(128.0).clamp_(0, 255).to(torch.uint8)
+            host = pixels.contiguous().cpu().numpy()
+            now_s = time.perf_counter()
+            item.stage_ms["decode"] = (now_s - started_s) * 1000
+            item.stage_ms["chunk"] = sum(item.stage_ms[stage] for stage in STAGES)
+            self._finished.append(
+                ChunkResult(
+                    chunk_id=item.chunk_id, epoch=self._epoch, frames=host, is_finite=is_finite,
+                    noise_scale=item.noise_scale, motion=item.motion, steps=len(item.timesteps), stage_ms=item.stage_ms,
+                )
+            )
+
+    def _take_finished(self) -> list[ChunkResult]:
+        results, self._finished = self._finished, []
+        return results
+
+    def _new_state(self) -> StreamState:
+        width, height = self.traits.size_wh
+        config, scale = self._dit.config, self._codec.spatial_factor * 2
+        cache = KVCache(
+            self._window, layers=config.num_layers, heads=config.num_heads, head_dim=config.head_dim,
+            grid_hw=(height // scale, width // scale), device=self._device, dtype=self._dtype,
+        )
+        return StreamState(cache, self._codec.new_state(self.traits.size_wh))

@@ -1,0 +1,146 @@
+"""Parity with the StreamDiffusionV2 reference: every golden case of the folder that this engine covers."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sdv2live.engine.base import Chunk, ChunkSettings, EngineTraits
+from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
+from sdv2live.engine.noise import MotionController, largest_change
+from sdv2live.engine.prompts import PromptMixer
+from sdv2live.engine.schedule import first_timestep, flow_sigmas
+from sdv2live.engine.stream import InFlight, StreamEngine
+from sdv2live.engine.window import Window
+from tests.engine.toy import CPU, drawn_
+
+FOLDER = Path(os.environ.get("SDV2LIVE_GOLDEN_DIR", Path(__file__).parents[1] / "golden"))
+
+
+def cases(*kinds: str) -> list[str]:
+    names = sorted(path.stem for path in FOLDER.glob("*.json"))
+    return [name for name in names if spec_of(name)["kind"] in kinds]
+
+
+def spec_of(name: str) -> dict:
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def case(name: str) -> tuple[dict, dict[str, Tensor]]:
+    return spec_of(name), load_file(FOLDER / f"{name}.safetensors")
+
+
+class GivenLatents:
+    """A codec that hands out the case's noised latents and keeps what the DiT made of them."""
+
+    spatial_factor = 8
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self._given = tensors
+        self._next = 0
+        self.clean: list[Tensor] = []
+
+    def new_state(self, size_wh: tuple[int, int]) -> object:
+        return None
+
+    def prepare(self, embedding: Tensor, noise_scale: float) -> object:
+        return None
+
+    def encode(self, frames: Tensor, state: object) -> tuple[Tensor, object]:
+        self._next += 1
+        return self._given[f"noisy_latent.{self._next - 1}"], frames.shape[1]
+
+    def decode(self, latents: Tensor, side: object, prepared: object, state: object) -> Tensor:
+        self.clean.append(latents)
+        return torch.zeros(1, int(str(side)), 3, 16, 16)
+
+
+class InjectedDraws(StreamEngine):
+    """Noise from the case: the latents come noised, re-noising uses the reference's draws in the reference's order."""
+
+    draws: dict[str, Tensor]
+
+    def _eps(self, item: InFlight, *, step: int) -> Tensor:
+        if step == 0:
+            return item.latents  # already noised: the blend of a tensor with itself changes nothing
+        rows = len(item.timesteps) - 1
+        index = step - 1 if item.number == 0 else rows + (item.number + step - 2) * rows + step - 1
+        if f"renoise.{index}" not in self.draws:
+            return torch.zeros_like(item.latents)  # the reference had stopped before this chunk was finished
+        return self.draws[f"renoise.{index}"].reshape(item.latents.shape)
+
+
+@pytest.mark.parametrize("schedule", ["latency", "throughput"])
+@pytest.mark.parametrize("name", cases("stream_batch", "sequential"))
+def test_stream_equals_the_reference(name: str, schedule: str) -> None:
+    spec, tensors = case(name)
+    if spec["adaptive_sink_threshold"] > -1:
+        pytest.skip("the reference's adaptive sinks are not built yet")
+    config = WanConfig(
+        dim=spec["config"]["dim"], ffn_dim=spec["config"]["ffn_dim"], num_heads=spec["config"]["num_heads"],
+        num_layers=spec["config"]["num_layers"], freq_dim=spec["config"]["freq_dim"],
+        text_dim=spec["config"]["text_dim"], text_len=spec["config"]["text_len"],
+    )
+    codec = GivenLatents(tensors)
+    size_wh = (spec["latent_width"] * 8, spec["latent_height"] * 8)
+    engine = InjectedDraws(
+        traits=EngineTraits("golden", size_wh, first_chunk_frames=5, chunk_frames=4, defaults={}),
+        dit=drawn_(WanTransformer(config), spec["weight_salt"]), codec=codec,
+        prompts=PromptMixer(lambda text: tensors["prompt_embeds"]),
+        window=Window(spec["kv_cache_frames"], spec["sink_frames"], "reference", spec["rope_reset_frame"]),
+        device=CPU, dtype=torch.float32,
+    )
+    engine.draws = tensors
+    steps = tuple(spec["denoising_steps"])
+    opening = (steps[0] + 100) / 1000
+    later = ((spec["first_timestep"] or steps[0]) + 100) / 1000
+    for chunk in range(spec["chunks"] + 1):
+        scale = later if chunk else opening
+        settings = ChunkSettings(
+            steps=steps, steps_count=len(steps), noise_max=scale, noise_min=scale, smoothing=1.0,
+            noise_mode="fresh", timestep_offset=-100, schedule=schedule,
+        )
+        frames = np.zeros((engine.frames_wanted, size_wh[1], size_wh[0], 3), np.uint8)
+        engine.submit(Chunk(chunk, frames), settings)
+        engine.poll()
+    engine.flush()
+    # Call c of the reference returned chunk c - N + 1; the opening came out at once.
+    late = len(steps) - 1
+    compared = 0
+    for call in (0, *range(spec["first_valid_output"], spec["chunks"] + 1)):
+        expected = tensors[f"output.{call}"]
+        ours = codec.clean[call - late if call else 0]
+        assert (ours - expected).abs().max() <= 1e-4 * expected.abs().max(), f"call {call}"
+        compared += 1
+    assert compared > 8
+
+
+@pytest.mark.parametrize("name", cases("flow_schedule"))
+def test_schedule_equals_the_reference(name: str) -> None:
+    spec, tensors = case(name)
+    sigmas = torch.tensor(flow_sigmas(spec["shift"], spec["steps"]), dtype=torch.float64)
+    assert torch.allclose(sigmas, tensors["sigmas"].double(), atol=1e-6, rtol=0)
+    assert torch.allclose(sigmas * 1000, tensors["timesteps"].double(), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", cases("motion_noise"))
+def test_motion_noise_equals_the_reference(name: str) -> None:
+    spec, tensors = case(name)
+    frames = tensors["frames"][0].permute(1, 2, 3, 0).numpy()
+    controller = MotionController()
+    maximum = spec["initial_noise_scale"]
+    controller.open(maximum=maximum)
+    for number, (scale, timestep) in enumerate(spec["chunks"]):
+        change = largest_change(frames[1 + 4 * number : 5 + 4 * number], frames[4 * number], unit=1.0)
+        ours, _ = controller.update(
+            change, maximum=maximum, minimum=maximum - 0.1, sensitivity=0.2, smoothing=0.9
+        )
+        assert ours == pytest.approx(scale, abs=1e-6)
+        assert first_timestep(ours, -100) == timestep

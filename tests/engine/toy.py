@@ -1,0 +1,87 @@
+"""A small real stream for engine tests: the one DiT at a small size with drawn weights, and a codec of plain sums."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sdv2live.engine.base import Chunk, ChunkSettings, EngineTraits
+from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
+from sdv2live.engine.prompts import PromptMixer
+from sdv2live.engine.stream import StreamEngine
+from sdv2live.engine.window import Window
+
+SMALL = WanConfig(dim=48, ffn_dim=96, num_heads=2, num_layers=2, freq_dim=32, text_dim=12, text_len=4)
+SIZE_WH = (48, 32)
+CPU = torch.device("cpu")
+
+
+class SumCodec:
+    """Latents are pooled pixels, pictures are latents spread out again; each picture also carries a trace of the one
+    before it, so that chunks decoded out of order show."""
+
+    spatial_factor = 8
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(7)
+        self._mix = torch.randn(16, 3, generator=generator)
+
+    def new_state(self, size_wh: tuple[int, int]) -> dict[str, Tensor]:
+        return {}
+
+    def prepare(self, embedding: Tensor, noise_scale: float) -> Tensor:
+        return embedding.mean() * 0.01 + noise_scale * 0.1
+
+    def encode(self, frames: Tensor, state: object) -> tuple[Tensor, object]:
+        pooled = nn.functional.avg_pool2d(frames.mean(1), 8)
+        return torch.einsum("oc,bchw->bohw", self._mix, pooled)[:, None], frames.shape[1]
+
+    def decode(self, latents: Tensor, side: object, prepared: Tensor, state: dict[str, Tensor]) -> Tensor:
+        picture = torch.einsum("oc,bohw->bchw", self._mix, latents[:, -1]) * 0.05 + prepared
+        picture = nn.functional.interpolate(picture, scale_factor=8, mode="nearest")
+        before = state.get("before", picture)
+        state["before"] = picture
+        return (picture * 0.8 + before * 0.2)[:, None].expand(-1, int(str(side)), -1, -1, -1)
+
+
+def drawn_(dit: WanTransformer, salt: str = "") -> WanTransformer:
+    """Fill the DiT as the golden cases do: each parameter from a generator of its own, seeded by its name."""
+    ones = ("norm_q.weight", "norm_k.weight", "norm3.weight", "gamma")
+    with torch.no_grad():
+        for name, parameter in dit.named_parameters():
+            seed = zlib.crc32((salt + name).encode())
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)) * 0.05)
+            if name.endswith(ones):
+                parameter.add_(1.0)
+    return dit.eval().requires_grad_(False)
+
+
+def toy_prompt(text: str) -> Tensor:
+    generator = torch.Generator().manual_seed(zlib.crc32(text.encode()))
+    return torch.randn(1, SMALL.text_len, SMALL.text_dim, generator=generator)
+
+
+def toy_engine(*, window: Window | None = None, first_epoch: int = 0) -> StreamEngine:
+    traits = EngineTraits("toy", SIZE_WH, first_chunk_frames=4, chunk_frames=4, defaults={})
+    return StreamEngine(
+        traits=traits, dit=drawn_(WanTransformer(SMALL)), codec=SumCodec(), prompts=PromptMixer(toy_prompt),
+        window=window or Window(capacity=4, sinks=1), device=CPU, dtype=torch.float32, first_epoch=first_epoch,
+    )
+
+
+def toy_frames(number: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 256, (4, SIZE_WH[1], SIZE_WH[0], 3), dtype=np.uint8)
+
+
+def run_toy(engine: StreamEngine, settings: list[ChunkSettings]) -> dict[int, np.ndarray]:
+    """Push one chunk for each entry of `settings`; -> frames by chunk id, the flushed ones included."""
+    results = []
+    for number, chunk_settings in enumerate(settings):
+        engine.submit(Chunk(number, toy_frames(number)), chunk_settings)
+        results += engine.poll()
+    results += engine.flush()
+    assert [result.chunk_id for result in results] == list(range(len(settings)))
+    return {result.chunk_id: result.frames for result in results}
