@@ -24,6 +24,7 @@ class Output(ABC):
     """Where pictures go. All calls come from one thread."""
 
     name: str
+    always_on: bool = False  # watched by other programs: it gets a card where there is no picture yet
 
     @abstractmethod
     def open(self, size_wh: tuple[int, int], rate_fps: int) -> None:
@@ -56,7 +57,8 @@ class OutputStatus:
 class OutputThread:
     """Runs one Output: newest picture wins, a failure is reported and the output reopened.
 
-    `required_at_start`: the first `open` happens in `start()` and its UserError is raised there.
+    The first `open` happens in `start()`, on the caller's thread, before this one runs; all that follows
+    happens on this thread.
     """
 
     def __init__(self, output: Output, *, size_wh: tuple[int, int], rate_fps: int, clock: Clock) -> None:
@@ -69,16 +71,28 @@ class OutputThread:
         self._state, self._reason = "opening", ""
         self._written = 0
         self._failures_in_row = 0
+        self._first_failure: UserError | None = None
         self._thread = threading.Thread(target=self._run, name=f"output {output.name}", daemon=True)
 
-    def start(self) -> None:
-        self.output.open(self._size_wh, self._rate_fps)
-        self._state = "running"
+    def start(self, *, is_required: bool = True) -> None:
+        """Open the output and feed it. Raises its UserError, or, where it is not required, keeps trying."""
+        try:
+            self.output.open(self._size_wh, self._rate_fps)
+        except UserError as error:
+            if is_required:
+                raise
+            self._first_failure = error
+        else:
+            self._state = "running"
         self._thread.start()
 
     def offer(self, pixels: Pixels, tick: int) -> None:
         """Hand over one picture; never blocks. A picture not yet written is replaced and counted skipped."""
         self._slot.put((pixels, tick))
+
+    @property
+    def always_on(self) -> bool:
+        return self.output.always_on
 
     @property
     def status(self) -> OutputStatus:
@@ -95,6 +109,8 @@ class OutputThread:
         self._state = "closed"
 
     def _run(self) -> None:
+        if self._first_failure is not None and not self._reopen(self._first_failure):
+            return
         while True:
             item = self._slot.take(timeout_s=0.5)
             if item is None:
@@ -107,6 +123,11 @@ class OutputThread:
                 self._failures_in_row = 0
             except UserError as error:
                 if not self._reopen(error):
+                    break
+            # The top of a thread: a driver's surprise costs this output a reopening, not its life.
+            except Exception as error:
+                log.exception("output %s failed", self.output.name)
+                if not self._reopen(UserError(f"The output failed ({one_line(error)}): see the log.")):
                     break
         self.output.close()
 

@@ -7,6 +7,7 @@ This file knows no thread and no engine; values are coerced and checked by `coer
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Mapping
@@ -78,12 +79,13 @@ class Parameter:
         return self.flag or "--" + re.sub(r"[._]", "-", self.name)
 
 
+# fmt: off
 def _rows() -> tuple[Parameter, ...]:
     chunk, frame, epoch, start = When.CHUNK, When.FRAME, When.EPOCH, When.START
     return (
         Parameter("prompt.text", Kind.TEXT, "oil painting", "What the picture should become.", chunk,
                   flag="--prompt", clears="prompt.mix"),
-        Parameter("prompt.mix", Kind.MIX, (), "Several prompts at once, each with its weight; empty: prompt.text alone.",
+        Parameter("prompt.mix", Kind.MIX, (), "Several prompts at once, each with its weight; empty: prompt.text.",
                   chunk, minimum=0.0, maximum=100.0),
         Parameter("prompt.transition", Kind.INT, 0, "Chunks over which a new prompt is blended in; 0 is a cut.", chunk,
                   minimum=0, maximum=64, step=1, unit="chunks"),
@@ -116,18 +118,19 @@ def _rows() -> tuple[Parameter, ...]:
         Parameter("output.freeze", Kind.BOOL, False, "Hold the picture that is shown now.", frame),
         Parameter("stream.reset", Kind.TRIGGER, 0, "Start the stream anew: caches, positions and noise.", chunk,
                   in_preset=False),
-        Parameter("stream.paused", Kind.BOOL, False, "Stop making new pictures; outputs go on with the last one.", chunk,
+        Parameter("stream.paused", Kind.BOOL, False, "Make no new pictures; outputs go on with the last one.", chunk,
                   in_preset=False),
         Parameter("source.name", Kind.TEXT, None, "Where frames come from: clip, pattern, none, file:PATH.", start,
                   flag="--source", in_preset=False),
         Parameter("source.loop", Kind.BOOL, True, "Start a played file again at its end.", start, in_preset=False),
-        Parameter("source.rate", Kind.FLOAT, None, "Most source frames used a second; default: what the engine sustains.",
+        Parameter("source.rate", Kind.FLOAT, None,
+                  "Most source frames used a second; default: what the engine sustains.",
                   start, minimum=1.0, maximum=120.0, step=1.0, unit="fps", in_preset=False),
         Parameter("engine.name", Kind.CHOICE, "pocket", "Which engine makes the pictures.", start,
                   choices=("pocket",), flag="--engine", in_preset=False),
         Parameter("engine.size", Kind.SIZE, None, "Size of the engine's picture, multiples of 16.", start,
                   minimum=64, maximum=2048, step=16, unit="pixels", flag="--size", in_preset=False),
-        Parameter("engine.precision", Kind.CHOICE, "auto", "Number format of the networks; auto takes the fastest here.",
+        Parameter("engine.precision", Kind.CHOICE, "auto", "Number format of the networks; auto: the fastest here.",
                   start, choices=("auto", "float32", "bfloat16"), flag="--precision", in_preset=False),
         Parameter("engine.threads", Kind.INT, 0, "Processor threads of the engine; 0: all cores.", start,
                   minimum=0, maximum=256, step=1, flag="--threads", in_preset=False),
@@ -138,6 +141,7 @@ def _rows() -> tuple[Parameter, ...]:
         Parameter("osc.port", Kind.INT, 9000, "UDP port for OSC on this machine; 0 turns OSC off.", start,
                   minimum=0, maximum=65535, step=1, in_preset=False),
     )
+# fmt: on
 
 
 TABLE: Mapping[str, Parameter] = MappingProxyType({row.name: row for row in _rows()})
@@ -290,7 +294,7 @@ def _falling_ints(row: Parameter, value: object) -> Coerced:
         raise InvalidValue(f"1 to {MAX_STEPS} numbers are needed, not {len(items)}")
     results = [_clamped(row, round(_number(item))) for item in items]
     numbers = tuple(int(_number(result.value)) for result in results)
-    if any(later >= earlier for earlier, later in zip(numbers, numbers[1:], strict=False)):
+    if any(later >= earlier for earlier, later in itertools.pairwise(numbers)):
         raise InvalidValue("each number must be smaller than the one before")
     return Coerced(numbers, next((result.note for result in results if result.note), ""))
 
@@ -324,7 +328,7 @@ def _size(row: Parameter, value: object) -> tuple[int, int]:
     if width % step or height % step:
         below = f"{width // step * step}x{height // step * step}"
         above = f"{-(-width // step) * step}x{-(-height // step) * step}"
-        raise InvalidValue(f"{width}x{height} is not a multiple of {step} both ways; the nearest are {below} and {above}")
+        raise InvalidValue(f"{width}x{height} is no multiple of {step} both ways; the nearest are {below} and {above}")
     return width, height
 
 

@@ -42,13 +42,17 @@ class Source(ABC):
 
     @abstractmethod
     def open(self) -> SourceInfo:
-        """Open it. Raises UserError with one sentence that says what to do. Called once."""
+        """Open it. Raises UserError with one sentence that says what to do.
+
+        Called again only after `close`: a live source that failed is opened anew.
+        """
 
     @abstractmethod
     def read(self, timeout_s: float = 1.0) -> SourceFrame | None:
         """The next frame; None if a live source had none within `timeout_s`.
 
-        Raises SourceEnded after the last frame of a source that does not loop, UserError where it cannot go on.
+        Raises SourceEnded after the last frame of a source that does not loop (and each time it is asked again),
+        UserError where it cannot go on.
         """
 
     @abstractmethod

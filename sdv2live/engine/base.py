@@ -79,7 +79,10 @@ class ChunkSettings:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """frames: [T, H, W, 3] uint8 RGB of the engine's size; T is what `frames_wanted` says. Read before submit returns."""
+    """frames: [T, H, W, 3] uint8 RGB of the engine's size; T is what `frames_wanted` says.
+
+    Whoever submits leaves them alone until the chunk's result is there.
+    """
 
     chunk_id: int
     frames: Pixels

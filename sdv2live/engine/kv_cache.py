@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdv2live.engine.window import Window
 from sdv2live.engine.model.attention import attend
 from sdv2live.engine.model.rope import RopeTable, rotate
+from sdv2live.engine.window import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,15 @@ class KVCache:
     """keys[layer], values[layer]: [rows, K, L, heads, D]. Rows are made when first needed and kept."""
 
     def __init__(
-        self, window: Window, *, layers: int, heads: int, head_dim: int, grid_hw: tuple[int, int],
-        device: torch.device, dtype: torch.dtype,
+        self,
+        window: Window,
+        *,
+        layers: int,
+        heads: int,
+        head_dim: int,
+        grid_hw: tuple[int, int],
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         self.window = window
         self.tokens = grid_hw[0] * grid_hw[1]

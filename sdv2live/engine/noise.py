@@ -100,5 +100,5 @@ class NoiseSource:
         if key not in self._kept:
             if len(self._kept) > 32:
                 self._kept.clear()
-            self._kept[key] = draw(key[:3] + (place, 0), (1, 1, *shape[2:]))
+            self._kept[key] = draw((*key[:3], place, 0), (1, 1, *shape[2:]))
         return self._kept[key]

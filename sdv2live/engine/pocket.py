@@ -5,6 +5,7 @@ Knows where each weight file goes; the networks themselves are in `engine/model`
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -50,7 +51,9 @@ def build_pocket(spec: EngineSpec, weights_dir: Path, *, first_epoch: int = 0) -
     """The engine, loaded and not yet warm. Raises UserError for weights that do not fit."""
     device = choose_device(spec.device)
     dtype = choose_dtype(spec.precision, device)
-    dit, codec, text = WanTransformer(POCKET), PocketCodec(), PocketTextEncoder()
+    words = json.loads((weights_dir / "config.json").read_text("utf-8"))
+    dit, codec = WanTransformer(POCKET), PocketCodec()
+    text = PocketTextEncoder(tuple(words["looks"]), tuple(words["colours"]))
     load_strict(dit, weights_dir / "dit.safetensors", dtype=dtype, device=device)
     load_strict(codec, weights_dir / "codec.safetensors", dtype=dtype, device=device)
     # The text encoder runs once a prompt, on the CPU, in full precision.
@@ -62,6 +65,12 @@ def build_pocket(spec: EngineSpec, weights_dir: Path, *, first_epoch: int = 0) -
         return text.encode([prompt])
 
     return StreamEngine(
-        traits=traits_of(spec), dit=dit, codec=PocketStreamCodec(codec), prompts=PromptMixer(encode),
-        window=WINDOWS[spec.name], device=device, dtype=dtype, first_epoch=first_epoch,
+        traits=traits_of(spec),
+        dit=dit,
+        codec=PocketStreamCodec(codec),
+        prompts=PromptMixer(encode),
+        window=WINDOWS[spec.name],
+        device=device,
+        dtype=dtype,
+        first_epoch=first_epoch,
     )

@@ -18,11 +18,11 @@ from torch import Tensor
 from sdv2live.engine.base import Chunk, ChunkResult, ChunkSettings, Engine, EngineTraits
 from sdv2live.engine.codec import Codec, Prepared
 from sdv2live.engine.kv_cache import CachedAttention, KVCache, RowWrite
-from sdv2live.engine.window import Window
 from sdv2live.engine.model.wan_transformer import TextContext, WanTransformer
 from sdv2live.engine.noise import MotionController, NoiseSource, largest_change
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.schedule import chunk_timesteps, opening_timesteps, sigma_of
+from sdv2live.engine.window import Window
 from sdv2live.errors import ChunkError
 from sdv2live.frames import Pixels
 
@@ -81,8 +81,16 @@ class StreamEngine(Engine):
     """The engine on one device, in this process."""
 
     def __init__(
-        self, *, traits: EngineTraits, dit: WanTransformer, codec: Codec, prompts: PromptMixer, window: Window,
-        device: torch.device, dtype: torch.dtype, first_epoch: int = 0,
+        self,
+        *,
+        traits: EngineTraits,
+        dit: WanTransformer,
+        codec: Codec,
+        prompts: PromptMixer,
+        window: Window,
+        device: torch.device,
+        dtype: torch.dtype,
+        first_epoch: int = 0,
     ) -> None:
         self.traits = traits
         self._dit, self._codec, self._prompts, self._window = dit, codec, prompts, window
@@ -169,8 +177,11 @@ class StreamEngine(Engine):
             timesteps = opening_timesteps(settings.steps, settings.steps_count, **bounds)
         else:
             noise_scale, motion = state.motion.update(
-                change, maximum=settings.noise_max, minimum=settings.noise_min,
-                sensitivity=settings.sensitivity, smoothing=settings.smoothing,
+                change,
+                maximum=settings.noise_max,
+                minimum=settings.noise_min,
+                sensitivity=settings.sensitivity,
+                smoothing=settings.smoothing,
             )
             bounds["noise_scale"] = noise_scale
             timesteps = chunk_timesteps(settings.steps, settings.steps_count, **bounds)
@@ -184,10 +195,21 @@ class StreamEngine(Engine):
         state.latent_frames += latents.shape[1]
         state.phase += settings.noise_rate
         item = InFlight(
-            chunk_id=chunk.chunk_id, number=state.chunks, first_frame=first, newest_frame=state.latent_frames - 1,
-            timesteps=timesteps, fork_from=state.rows, refreshes=refreshes, noise_scale=noise_scale, motion=motion,
-            phase=state.phase, settings=settings, text=self._text_context(prompt.embedding),
-            prepared=self._codec.prepare(prompt.embedding, noise_scale), latents=latents.float(), side=side,
+            chunk_id=chunk.chunk_id,
+            number=state.chunks,
+            first_frame=first,
+            newest_frame=state.latent_frames - 1,
+            timesteps=timesteps,
+            fork_from=state.rows,
+            refreshes=refreshes,
+            noise_scale=noise_scale,
+            motion=motion,
+            phase=state.phase,
+            settings=settings,
+            text=self._text_context(prompt.embedding),
+            prepared=self._codec.prepare(prompt.embedding, noise_scale),
+            latents=latents.float(),
+            side=side,
             started_s=started_s,
         )
         item.latents = noise_scale * self._eps(item, step=0) + (1.0 - noise_scale) * item.latents
@@ -209,8 +231,13 @@ class StreamEngine(Engine):
     def _eps(self, item: InFlight, *, step: int) -> Tensor:
         settings = item.settings
         eps = self._state.noise.eps(
-            mode=settings.noise_mode, seed=settings.seed, epoch=self._epoch, chunk=item.number, phase=item.phase,
-            step=step, shape=tuple(item.latents.shape),
+            mode=settings.noise_mode,
+            seed=settings.seed,
+            epoch=self._epoch,
+            chunk=item.number,
+            phase=item.phase,
+            step=step,
+            shape=tuple(item.latents.shape),
         )
         return eps.to(self._device, non_blocking=True)
 
@@ -301,8 +328,14 @@ class StreamEngine(Engine):
             item.stage_ms["chunk"] = sum(item.stage_ms[stage] for stage in STAGES)
             self._finished.append(
                 ChunkResult(
-                    chunk_id=item.chunk_id, epoch=self._epoch, frames=host, is_finite=is_finite,
-                    noise_scale=item.noise_scale, motion=item.motion, steps=len(item.timesteps), stage_ms=item.stage_ms,
+                    chunk_id=item.chunk_id,
+                    epoch=self._epoch,
+                    frames=host,
+                    is_finite=is_finite,
+                    noise_scale=item.noise_scale,
+                    motion=item.motion,
+                    steps=len(item.timesteps),
+                    stage_ms=item.stage_ms,
                 )
             )
 
@@ -314,7 +347,12 @@ class StreamEngine(Engine):
         width, height = self.traits.size_wh
         config, scale = self._dit.config, self._codec.spatial_factor * 2
         cache = KVCache(
-            self._window, layers=config.num_layers, heads=config.num_heads, head_dim=config.head_dim,
-            grid_hw=(height // scale, width // scale), device=self._device, dtype=self._dtype,
+            self._window,
+            layers=config.num_layers,
+            heads=config.num_heads,
+            head_dim=config.head_dim,
+            grid_hw=(height // scale, width // scale),
+            device=self._device,
+            dtype=self._dtype,
         )
         return StreamState(cache, self._codec.new_state(self.traits.size_wh))

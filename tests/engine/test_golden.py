@@ -84,18 +84,24 @@ def test_stream_equals_the_reference(name: str, schedule: str) -> None:
     if spec["adaptive_sink_threshold"] > -1:
         pytest.skip("the reference's adaptive sinks are not built yet")
     config = WanConfig(
-        dim=spec["config"]["dim"], ffn_dim=spec["config"]["ffn_dim"], num_heads=spec["config"]["num_heads"],
-        num_layers=spec["config"]["num_layers"], freq_dim=spec["config"]["freq_dim"],
-        text_dim=spec["config"]["text_dim"], text_len=spec["config"]["text_len"],
+        dim=spec["config"]["dim"],
+        ffn_dim=spec["config"]["ffn_dim"],
+        num_heads=spec["config"]["num_heads"],
+        num_layers=spec["config"]["num_layers"],
+        freq_dim=spec["config"]["freq_dim"],
+        text_dim=spec["config"]["text_dim"],
+        text_len=spec["config"]["text_len"],
     )
     codec = GivenLatents(tensors)
     size_wh = (spec["latent_width"] * 8, spec["latent_height"] * 8)
     engine = InjectedDraws(
         traits=EngineTraits("golden", size_wh, first_chunk_frames=5, chunk_frames=4, defaults={}),
-        dit=drawn_(WanTransformer(config), spec["weight_salt"]), codec=codec,
+        dit=drawn_(WanTransformer(config), spec["weight_salt"]),
+        codec=codec,
         prompts=PromptMixer(lambda text: tensors["prompt_embeds"]),
         window=Window(spec["kv_cache_frames"], spec["sink_frames"], "reference", spec["rope_reset_frame"]),
-        device=CPU, dtype=torch.float32,
+        device=CPU,
+        dtype=torch.float32,
     )
     engine.draws = tensors
     steps = tuple(spec["denoising_steps"])
@@ -104,8 +110,14 @@ def test_stream_equals_the_reference(name: str, schedule: str) -> None:
     for chunk in range(spec["chunks"] + 1):
         scale = later if chunk else opening
         settings = ChunkSettings(
-            steps=steps, steps_count=len(steps), noise_max=scale, noise_min=scale, smoothing=1.0,
-            noise_mode="fresh", timestep_offset=-100, schedule=schedule,
+            steps=steps,
+            steps_count=len(steps),
+            noise_max=scale,
+            noise_min=scale,
+            smoothing=1.0,
+            noise_mode="fresh",
+            timestep_offset=-100,
+            schedule=schedule,
         )
         frames = np.zeros((engine.frames_wanted, size_wh[1], size_wh[0], 3), np.uint8)
         engine.submit(Chunk(chunk, frames), settings)
@@ -139,8 +151,6 @@ def test_motion_noise_equals_the_reference(name: str) -> None:
     controller.open(maximum=maximum)
     for number, (scale, timestep) in enumerate(spec["chunks"]):
         change = largest_change(frames[1 + 4 * number : 5 + 4 * number], frames[4 * number], unit=1.0)
-        ours, _ = controller.update(
-            change, maximum=maximum, minimum=maximum - 0.1, sensitivity=0.2, smoothing=0.9
-        )
+        ours, _ = controller.update(change, maximum=maximum, minimum=maximum - 0.1, sensitivity=0.2, smoothing=0.9)
         assert ours == pytest.approx(scale, abs=1e-6)
         assert first_timestep(ours, -100) == timestep

@@ -40,7 +40,10 @@ SCRIPTS = {
     "prompt blend": scripted((4, {"mix": (("two", 1.0), ("three", 2.0)), "transition_chunks": 3})),
     "more steps": scripted((3, {"steps_count": 4}), (9, {"steps_count": 1})),
     "steps down and up at once": scripted(
-        (2, {"steps_count": 4}), (5, {"steps_count": 1}), (6, {"steps_count": 4}), (8, {"steps_count": 2}),
+        (2, {"steps_count": 4}),
+        (5, {"steps_count": 1}),
+        (6, {"steps_count": 4}),
+        (8, {"steps_count": 2}),
         (9, {"steps_count": 4}),
     ),
     "step list": scripted((4, {"steps": (700, 300, 100)}), (8, {"steps_count": 3})),

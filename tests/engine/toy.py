@@ -67,8 +67,14 @@ def toy_prompt(text: str) -> Tensor:
 def toy_engine(*, window: Window | None = None, first_epoch: int = 0) -> StreamEngine:
     traits = EngineTraits("toy", SIZE_WH, first_chunk_frames=4, chunk_frames=4, defaults={})
     return StreamEngine(
-        traits=traits, dit=drawn_(WanTransformer(SMALL)), codec=SumCodec(), prompts=PromptMixer(toy_prompt),
-        window=window or Window(capacity=4, sinks=1), device=CPU, dtype=torch.float32, first_epoch=first_epoch,
+        traits=traits,
+        dit=drawn_(WanTransformer(SMALL)),
+        codec=SumCodec(),
+        prompts=PromptMixer(toy_prompt),
+        window=window or Window(capacity=4, sinks=1),
+        device=CPU,
+        dtype=torch.float32,
+        first_epoch=first_epoch,
     )
 
 

@@ -48,7 +48,9 @@ class Memory:
         self.fresh.fill_(1)
 
 
-def _conv(inputs: int, outputs: int, size: int = 3, *, stride: int = 1, gain: float = 1.0, dilation: int = 1) -> nn.Conv2d:
+def _conv(
+    inputs: int, outputs: int, size: int = 3, *, stride: int = 1, gain: float = 1.0, dilation: int = 1
+) -> nn.Conv2d:
     """A convolution whose output has about the variance of its input: the default shrinks latents to nothing."""
     conv = nn.Conv2d(inputs, outputs, size, stride, padding=dilation * (size // 2), dilation=dilation)
     nn.init.normal_(conv.weight, std=gain / math.sqrt(inputs * size * size))
@@ -134,8 +136,9 @@ class Style(nn.Module):
         super().__init__()
         self.text = nn.Linear(text_dim, 2 * STYLE_DIM)
         self.strength = nn.Linear(8, 2 * STYLE_DIM)
-        self.out = nn.Sequential(nn.SiLU(), nn.Linear(2 * STYLE_DIM, 2 * STYLE_DIM), nn.SiLU(),
-                                 nn.Linear(2 * STYLE_DIM, STYLE_DIM))
+        self.out = nn.Sequential(
+            nn.SiLU(), nn.Linear(2 * STYLE_DIM, 2 * STYLE_DIM), nn.SiLU(), nn.Linear(2 * STYLE_DIM, STYLE_DIM)
+        )
 
     def forward(self, tokens: Tensor, noise_scale: Tensor) -> Tensor:
         strength = (noise_scale / 0.5).clamp(0, 1)[:, None]
@@ -212,7 +215,11 @@ class PocketCodec(nn.Module):
         return F.pixel_shuffle(self.dec_out(F.silu(x)), 2).unflatten(0, (rows, -1))
 
     def new_memory(
-        self, batch: int, height: int, width: int, dtype: torch.dtype = torch.float32,
+        self,
+        batch: int,
+        height: int,
+        width: int,
+        dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> Memory:
         """A memory for `batch` streams of height x width pixels, as after a reset."""

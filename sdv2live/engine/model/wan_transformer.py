@@ -175,7 +175,7 @@ class WanTransformer(nn.Module):
         return TextContext(tuple(k for k, _ in pairs), tuple(v for _, v in pairs))
 
     def embed(self, latents: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """latents [B, F, C, h, w], timesteps [B, F] in 0..1000 -> tokens [B, N, dim], time [B, F, dim], [B, F, 6, dim]."""
+        """latents [B, F, C, h, w], timesteps [B, F] in 0..1000 -> x [B, N, dim], time [B, F, dim], [B, F, 6, dim]."""
         weight = self.patch_embedding.weight
         batch, frames, channels, height, width = latents.shape
         # A patch of (1, 2, 2) at stride (1, 2, 2) is a matrix product of the unfolded patches: no Conv3d kernel needed.
@@ -216,6 +216,6 @@ def _modulated(x: Tensor, shift: Tensor, scale: Tensor, tokens: int) -> Tensor:
 
 def _gated(x: Tensor, update: Tensor, gate: Tensor, tokens: int) -> Tensor:
     """x + gate * update, the gate [B, F, dim] shared by the tokens of each latent frame."""
-    return torch.addcmul(
-        x.unflatten(1, (-1, tokens)), update.unflatten(1, (-1, tokens)), gate[:, :, None]
-    ).flatten(1, 2)
+    return torch.addcmul(x.unflatten(1, (-1, tokens)), update.unflatten(1, (-1, tokens)), gate[:, :, None]).flatten(
+        1, 2
+    )

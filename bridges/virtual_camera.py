@@ -1,0 +1,236 @@
+"""The virtual camera: the outputs `camera`, `camera:BACKEND` and `camera:DEVICE`, through pyvirtualcam.
+
+Owns: which device is used, its fixed size and the picture's place in it. A camera's size never changes while it
+is open, since programs that watch it break on that; a picture of another size is letterboxed inside. Knows
+nothing of engines. Runs on its output's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bridges.base import Output
+from sdv2live.errors import UserError, one_line
+from sdv2live.frames import Pixels
+
+log = logging.getLogger(__name__)
+
+Words = NDArray[np.uint16]
+
+DEFAULT_SIZE_WH = (1280, 720)
+BLOCK_ROWS = 16
+OBS_CAMERA = "OBS Virtual Camera"
+# What the platform's own backend is; a backend registered by somebody else is used only when it is named.
+DEFAULT_BACKENDS = {"linux": "v4l2loopback", "darwin": "obs", "win32": "obs"}
+MODPROBE = "sudo modprobe v4l2loopback devices=1 video_nr=10 card_label=sdv2live exclusive_caps=1"
+
+
+class VirtualCamera(Output):
+    """A camera that other programs see. `size_wh` is the camera's, whatever the pictures' size."""
+
+    def __init__(
+        self,
+        *,
+        backend: str | None = None,
+        device: str | None = None,
+        size_wh: tuple[int, int] = DEFAULT_SIZE_WH,
+    ) -> None:
+        self.name = ":".join(["camera", *(word for word in (backend, device) if word)])
+        self._backend = backend
+        self._device = device
+        self._size_wh = size_wh
+        self._camera: Any = None
+        self._letterbox: Letterbox | None = None
+        self._rate_fps = 1
+        self._writes = 0
+        self._node: tuple[str, tuple[int, int, int]] | None = None
+
+    @classmethod
+    def from_spec(cls, rest: str, *, size_wh: tuple[int, int] = DEFAULT_SIZE_WH) -> VirtualCamera:
+        """`rest` is what follows `camera:`: nothing, a backend's name or a device."""
+        if not rest:
+            return cls(size_wh=size_wh)
+        if rest in registered_backends():
+            return cls(backend=rest, size_wh=size_wh)
+        if sys.platform == "linux" and not rest.startswith("/dev/"):
+            raise UserError(
+                f"There is no virtual camera {rest!r}: give one of {', '.join(sorted(registered_backends()))}, or a "
+                "device such as /dev/video10."
+            )
+        return cls(device=rest, size_wh=size_wh)
+
+    def open(self, size_wh: tuple[int, int], rate_fps: int) -> None:
+        self.close()
+        backends = registered_backends()
+        backend = self._backend or default_backend(self._device)
+        if backend not in backends:
+            raise UserError(
+                f"This machine has no virtual camera backend {backend!r}: choose one of {', '.join(sorted(backends))}."
+            )
+        width, height = self._size_wh
+        import pyvirtualcam
+
+        try:
+            self._camera = pyvirtualcam.Camera(
+                width, height, rate_fps, fmt=pyvirtualcam.PixelFormat.RGB, backend=backend, device=self._device
+            )
+        except (RuntimeError, OSError, ValueError) as error:
+            raise UserError(open_failure(backend, self._device, self._size_wh, one_line(error))) from error
+        device = str(self._camera.device)
+        self._node = (device, identity) if (identity := node_identity(device)) else None
+        self._letterbox = Letterbox(size_wh, self._size_wh)
+        self._rate_fps, self._writes = max(rate_fps, 1), 0
+        log.info("virtual camera %s is on, %dx%d at %d fps", device, width, height, rate_fps)
+
+    def write(self, pixels: Pixels, tick: int) -> None:
+        if self._camera is None or self._letterbox is None:
+            raise RuntimeError("the virtual camera is not open")
+        # pyvirtualcam only prints where a write fails, so once a second the device itself is looked at.
+        if self._node is not None and self._writes % self._rate_fps == 0:
+            device, identity = self._node
+            if node_identity(device) != identity:
+                self.close()
+                raise UserError(f"The virtual camera {device} was removed: {remedy()}.")
+        self._writes += 1
+        try:
+            self._camera.send(self._letterbox.place(pixels))
+        except (RuntimeError, OSError, ValueError) as error:
+            self.close()
+            raise UserError(f"The virtual camera took no picture ({one_line(error)}): it is opened again.") from error
+
+    def close(self) -> None:
+        camera, self._camera = self._camera, None
+        self._node = None
+        if camera is None:
+            return
+        try:
+            camera.close()
+        except (RuntimeError, OSError) as error:
+            log.warning("the virtual camera did not close cleanly: %s", one_line(error))
+
+
+def registered_backends() -> dict[str, Any]:
+    """The backends that pyvirtualcam has here. UserError where it is not installed or does not load."""
+    try:
+        from pyvirtualcam import camera
+    except (ImportError, OSError) as error:
+        raise UserError(
+            f"The virtual camera needs pyvirtualcam ({one_line(error)}): run `pip install pyvirtualcam`."
+        ) from error
+    backends: dict[str, Any] = camera.BACKENDS
+    return backends
+
+
+def default_backend(device: str | None) -> str:
+    """The backend of this platform. On Windows another device than OBS's own is Unity Capture's."""
+    if sys.platform == "win32" and device not in (None, OBS_CAMERA):
+        return "unitycapture"
+    return DEFAULT_BACKENDS.get(sys.platform, "v4l2loopback")
+
+
+def remedy() -> str:
+    """What makes a virtual camera appear, as a clause that ends a sentence."""
+    if sys.platform == "linux":
+        return f"install v4l2loopback and run `{MODPROBE}`"
+    return "install OBS Studio, start its virtual camera once and stop it again"
+
+
+def open_failure(backend: str, device: str | None, size_wh: tuple[int, int], reason: str) -> str:
+    """One sentence from pyvirtualcam's reason."""
+    what = f"The virtual camera {device}" if device else f"A virtual camera ({backend})"
+    text = reason.lower()
+    width, height = size_wh
+    if "permission" in text:
+        return f"{what} may not be used: run `sudo usermod -aG video $USER` and log in again."
+    if "in use" in text or "busy" in text:
+        return f"{what} is in use by another program at another size or format: close that program, or wait."
+    if "does not exist" in text or "no v4l2 loopback" in text or "not installed" in text or "not found" in text:
+        return f"{what} does not exist: {remedy()}."
+    if "not a video output" in text or "not a v4l2" in text:
+        return f"{what} is not a virtual camera but another device: {remedy()}."
+    return f"{what} could not be opened at {width}x{height} ({reason}): {remedy()}."
+
+
+def node_identity(device: str) -> tuple[int, int, int] | None:
+    """What tells a device node from another of the same name; None where there is no such node."""
+    try:
+        found = os.stat(device)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino, found.st_rdev
+
+
+class Letterbox:
+    """Puts pictures of one size into a frame of another, shape kept, black around, bilinear.
+
+    NumPy alone, with index tables worked out once, and in blocks of rows that stay in the cache: columns first
+    (over the picture's own rows), then rows.
+    """
+
+    def __init__(self, size_wh: tuple[int, int], out_wh: tuple[int, int]) -> None:
+        (width, height), (out_width, out_height) = size_wh, out_wh
+        inner_width = min(out_width, max(1, round(out_height * width / height)))
+        inner_height = min(out_height, max(1, round(out_width * height / width)))
+        left, top = (out_width - inner_width) // 2, (out_height - inner_height) // 2
+        self._size_wh = size_wh
+        self._frame = np.zeros((out_height, out_width, 3), np.uint8)
+        self._inner = self._frame[top : top + inner_height, left : left + inner_width]
+        low, high, share = interpolation_table(width, inner_width)
+        channels = np.arange(3)
+        self._low_columns = (low[:, None] * 3 + channels).ravel()
+        self._high_columns = (high[:, None] * 3 + channels).ravel()
+        self._column_share = np.repeat(share, 3)
+        self._low_rows, self._high_rows, row_share = interpolation_table(height, inner_height)
+        self._row_share = row_share[:, None]
+        # Sums of two shares of 16 in each direction: 255 * 16 * 16 just fits 16 bits, so one shift at the end does.
+        self._wide = np.empty((height, inner_width * 3), np.uint16)
+        self._low = np.empty((BLOCK_ROWS, inner_width * 3), np.uint16)
+        self._high = np.empty_like(self._low)
+
+    def place(self, pixels: Pixels) -> Pixels:
+        """The whole frame [H, W, 3] with `pixels` in it; the same memory each time."""
+        width, height = self._size_wh
+        if pixels.shape != (height, width, 3):
+            raise ValueError(f"a picture of shape {pixels.shape} where {(height, width, 3)} was announced")
+        inner_height, inner_width = self._inner.shape[:2]
+        if (inner_height, inner_width) == (height, width):
+            self._inner[:] = pixels
+            return self._frame
+        rows = pixels.reshape(height, width * 3)
+        for first in range(0, height, BLOCK_ROWS):
+            block = rows[first : first + BLOCK_ROWS].astype(np.uint16)
+            low, high = self._low[: len(block)], self._high[: len(block)]
+            np.take(block, self._low_columns, axis=1, out=low, mode="clip")
+            np.take(block, self._high_columns, axis=1, out=high, mode="clip")
+            mix_into(self._wide[first : first + BLOCK_ROWS], low, high, self._column_share)
+        for first in range(0, inner_height, BLOCK_ROWS):
+            part = slice(first, min(first + BLOCK_ROWS, inner_height))
+            low, high = self._low[: part.stop - first], self._high[: part.stop - first]
+            np.take(self._wide, self._low_rows[part], axis=0, out=low, mode="clip")
+            np.take(self._wide, self._high_rows[part], axis=0, out=high, mode="clip")
+            mix_into(low, low, high, self._row_share[part])
+            low += 128
+            low >>= 8
+            self._inner[part] = low.reshape(len(low), inner_width, 3)
+        return self._frame
+
+
+def mix_into(out: Words, low: Words, high: Words, share: Words) -> None:
+    """out = (16 - share) * low + share * high; low and high are used up."""
+    low *= 16 - share
+    high *= share
+    np.add(low, high, out=out)
+
+
+def interpolation_table(count: int, out_count: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Words]:
+    """For each of `out_count` places the two of `count` pixels it lies between and the second's share of 16."""
+    centres = np.clip((np.arange(out_count) + 0.5) * count / out_count - 0.5, 0, count - 1)
+    low = np.floor(centres).astype(np.intp)
+    high = np.minimum(low + 1, count - 1)
+    return low, high, np.round((centres - low) * 16).astype(np.uint16)

@@ -1,0 +1,280 @@
+"""The composition root of a live run. Owns: what is built, in which order it starts and stops, and the exit code.
+
+The only file that knows everyone. Order: registry, OSC (it answers `loading` before torch is imported), outputs,
+source, engine, output clock. Whatever was started is stopped, in reverse, on every way out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bridges.base import Output, OutputThread
+from bridges.osc_server import OscServer
+from sdv2live.capture.base import Source
+from sdv2live.capture.thread import CaptureThread
+from sdv2live.chunker import Chunker
+from sdv2live.clock import Clock, MonotonicClock
+from sdv2live.engine.base import EngineSpec
+from sdv2live.engine.client import EngineClient
+from sdv2live.errors import UserError
+from sdv2live.paths import assets_dir
+from sdv2live.presenter import Presenter
+from sdv2live.presets import apply_preset
+from sdv2live.queues import FrameRing
+from sdv2live.registry import Registry
+from sdv2live.session import Session
+from sdv2live.supervisor import RestartPolicy, Supervisor
+
+log = logging.getLogger(__name__)
+
+WATCH_PERIOD_S = 0.05
+STATUS_PERIOD_S = 1.0
+DRAIN_LIMIT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class LiveOptions:
+    """What a live run needs beside the registry. seconds: from the first picture; None: until stopped."""
+
+    source: Source
+    outputs: Sequence[Output]
+    spec: EngineSpec
+    seconds: float | None = None
+    json_path: Path | None = None
+    osc_port_is_asked: bool = False
+    policy: RestartPolicy | None = None
+
+
+class LiveApp:
+    """One live run, headless."""
+
+    def __init__(self, registry: Registry, options: LiveOptions, clock: Clock | None = None) -> None:
+        self.registry, self.options = registry, options
+        self.clock = clock or MonotonicClock()
+        self.stop_requested = threading.Event()
+        self._signal: int | None = None
+        self._started_s = self.clock.now_s()
+        self._stack = contextlib.ExitStack()
+        self._finished_s: float | None = None
+
+        values = registry.snapshot()
+        self._rate_fps = int(values["output.rate"])  # type: ignore[arg-type]
+        size_wh, fit = options.spec.size_wh, str(values["source.fit"])
+        self.ring = FrameRing()
+        self._plays = threading.Event()
+        self.capture = CaptureThread(options.source, self.ring, self.clock, plays=self._plays)
+        self.outputs = [
+            OutputThread(output, size_wh=size_wh, rate_fps=self._rate_fps, clock=self.clock)
+            for output in options.outputs
+        ]
+        self.supervisor = Supervisor(self._start_engine, self.clock, options.policy)
+        self.presenter = Presenter(
+            registry=registry,
+            outlets=self.outputs,
+            size_wh=size_wh,
+            rate_fps=self._rate_fps,
+            fit=fit,
+            clock=self.clock,
+            newest_frame=lambda: self.session.newest_frame,
+            engine_words=lambda: self.supervisor.stage,
+        )
+        self._fit = fit
+        self.osc: OscServer | None = None
+        self.session: Session
+
+    def run(self) -> int:
+        """Run until it is over; -> exit code. Raises UserError for what the user can put right."""
+        with self._stack:
+            self._start()
+            self._watch()
+            # The numbers of a run are those of its end, not of what is left once everything is closed.
+            summary = self.summary()
+        self._report(summary | {"peak_memory_bytes": _peak_memory_bytes()})
+        if self.session.failure is not None:
+            raise RuntimeError("the stream ended with an error; see the log") from self.session.failure
+        if self.supervisor.is_refused:
+            raise UserError(self.supervisor.reason)
+        return 128 + self._signal if self._signal else 0
+
+    def request_stop(self, number: int | None = None) -> None:
+        """Stop soon and in order. Safe from a signal handler and from any thread."""
+        self._signal = number
+        self.stop_requested.set()
+
+    def _start(self) -> None:
+        port = int(self.registry.get("osc.port"))  # type: ignore[arg-type]
+        if port:
+            self.osc = OscServer(
+                self.registry,
+                port=port,
+                clock=self.clock,
+                state=lambda: str(self.supervisor.state),
+                apply_preset=lambda name: apply_preset(self.registry, name, origin="osc"),
+            )
+            self.osc.start(fall_back=not self.options.osc_port_is_asked)
+            self._stack.callback(self.osc.stop)
+        for output in self.outputs:
+            output.start()
+            self._stack.callback(output.stop)
+        info = self.capture.start()
+        self._stack.callback(self.capture.stop)
+        log.info("source: %s, %dx%d at %.5g fps", info.name, *info.size_wh, float(info.rate_fps))
+        if self.options.source.is_live:
+            self._plays.set()
+        cap_fps = self.registry.get("source.rate") or float(self._rate_fps)
+        self.session = Session(
+            registry=self.registry,
+            ring=self.ring,
+            supervisor=self.supervisor,
+            presenter=self.presenter,
+            chunker=Chunker(source_rate_fps=float(info.rate_fps), cap_fps=float(cap_fps)),  # type: ignore[arg-type]
+            fit=self._fit,
+            clock=self.clock,
+            wake=self.ring.arrived,
+            on_ready=self._plays.set,
+        )
+        self.session.start()
+        self._stack.callback(self.session.stop)
+        self.presenter.start()
+        self._stack.callback(self.presenter.stop)
+
+    def _start_engine(self, first_epoch: int) -> EngineClient:
+        return EngineClient(
+            self.options.spec, assets_dir(), self.clock, first_epoch=first_epoch, on_event=self.ring.arrived.set
+        )
+
+    def _watch(self) -> None:
+        """The main thread's part: time, the end of the source, failures, the status line."""
+        next_status_s = self.clock.now_s() + STATUS_PERIOD_S
+        drained_by_s: float | None = None
+        while not self.clock.wait_until(self.clock.now_s() + WATCH_PERIOD_S, self.stop_requested):
+            now_s = self.clock.now_s()
+            if now_s >= next_status_s:
+                self._print_status(now_s)
+                next_status_s = now_s + STATUS_PERIOD_S
+            if self.session.failure is not None or self.supervisor.is_refused:
+                break
+            first_s = self.presenter.first_picture_s
+            if self.options.seconds is not None and first_s is not None and now_s - first_s >= self.options.seconds:
+                break
+            if self.capture.status.state == "ended":
+                drained_by_s = drained_by_s or now_s + DRAIN_LIMIT_S
+                is_drained = not self.session.has_unfinished and not self.presenter.has_waiting
+                if now_s > drained_by_s or (is_drained and first_s is not None):
+                    break
+        self._finished_s = self.clock.now_s()
+
+    def _print_status(self, now_s: float) -> None:
+        summary = self.presenter
+        ages = summary.age_ms.newest(64)
+        age = f"{sum(ages) / len(ages):.0f} ms" if ages else "-"
+        line = (
+            f"{self.supervisor.stage} | {summary.new_frame_rate.per_second(now_s):.1f} new fps | age {age} | "
+            f"dropped {self.ring.dropped} lagged {summary.lagged} | {self.capture.status.state}"
+        )
+        try:
+            if sys.stderr.isatty():
+                sys.stderr.write(f"\r{line:<110.110}")
+            elif int(now_s - self._started_s) % 5 == 0:
+                sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+        except OSError:
+            log.debug("nobody reads the status line")
+
+    def summary(self) -> dict[str, Any]:
+        """The run in numbers; the keys carry their units."""
+        session, presenter, capture = self.session, self.presenter, self.capture.status
+        first_s = presenter.first_picture_s
+        end_s = self._finished_s or self.clock.now_s()
+        run_s = end_s - first_s if first_s is not None else 0.0
+        per_second = 1.0 / run_s if run_s > 0 else 0.0
+        values = self.registry.snapshot().values
+        statuses = [output.status for output in self.outputs]
+        return {
+            "source": capture.name,
+            "frames_in": capture.frames_in,
+            "frames_used": session.frames_used,
+            "frames_generated": session.frames_generated,
+            "frames_out": presenter.frames_out,
+            "run_s": round(run_s, 3),
+            "engine_fps": round(session.frames_generated * per_second, 2),
+            "output_fps": round(presenter.frames_out * per_second, 2),
+            "new_frame_interval_ms": presenter.new_frame_interval_ms.summary(),
+            "chunk_ms": session.chunk_ms.summary(),
+            "stage_ms": {stage: series.summary() for stage, series in session.stage_ms.items()},
+            "age_ms": presenter.age_ms.summary(),
+            "ttff_ms": _ms_between(presenter.first_captured_s, first_s),
+            "start_to_picture_ms": _ms_between(self._started_s, first_s),
+            "dropped": self.ring.dropped,
+            "lagged": presenter.lagged,
+            "repeated": presenter.repeated,
+            "missed_ticks": presenter.missed_ticks,
+            "skipped": sum(status.skipped for status in statuses),
+            "restarts": self.supervisor.restarts,
+            "bad_chunks": self.supervisor.bad_chunks,
+            "engine": self.options.spec.name,
+            "device": self.supervisor.device,
+            "size": list(self.options.spec.size_wh),
+            "outputs": [
+                {"name": s.name, "state": s.state, "written": s.written, "skipped": s.skipped} for s in statuses
+            ],
+            "osc_port": self.osc.port if self.osc is not None else None,
+            "settings": {name: value for name, value in values.items() if name != "stream.reset"},
+        }
+
+    def _report(self, summary: dict[str, Any]) -> None:
+        age, interval = summary["age_ms"], summary["new_frame_interval_ms"]
+        print(
+            f"\n{summary['run_s']:.1f} s, {summary['frames_generated']} frames generated "
+            f"({summary['engine_fps']:.1f} fps), "
+            f"age p95 {age['p95']} ms, new frames every {interval['p50']} ms, first picture after "
+            f"{summary['start_to_picture_ms']} ms, dropped {summary['dropped']}, lagged {summary['lagged']}, "
+            f"restarts {summary['restarts']}",
+            file=sys.stderr,
+        )
+        if self.options.json_path is not None:
+            text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
+            try:
+                self.options.json_path.write_text(text, "utf-8")
+            except OSError as error:
+                log.error("the summary could not be written to %s: %s", self.options.json_path, error.strerror)
+
+
+def run_live(registry: Registry, options: LiveOptions) -> int:
+    """A live run with this process's signals: the first asks it to end, the second ends it."""
+    app = LiveApp(registry, options)
+
+    def on_signal(number: int, _frame: object) -> None:
+        if app.stop_requested.is_set():
+            raise SystemExit(128 + number)
+        app.request_stop(number)
+
+    old = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return app.run()
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _ms_between(start_s: float | None, end_s: float | None) -> float | None:
+    return None if start_s is None or end_s is None else round((end_s - start_s) * 1000, 1)
+
+
+def _peak_memory_bytes() -> int | None:
+    """Largest resident sizes of the app and of its engine, added; the engine has ended. None where unknown."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

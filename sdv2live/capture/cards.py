@@ -1,0 +1,48 @@
+"""Pictures for when there is no picture, and the mix of camera and effect. Pure functions on arrays."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from sdv2live.frames import Pixels
+
+BACKGROUND = (24, 26, 32)
+FOREGROUND = (214, 218, 226)
+
+
+def card(size_wh: tuple[int, int], title: str, detail: str = "") -> Pixels:
+    """A still with a word on what is going on: [H, W, 3] uint8 RGB. Never black without a word."""
+    width, height = size_wh
+    picture = np.empty((height, width, 3), np.uint8)
+    picture[:] = BACKGROUND
+    lines = [title, *_wrapped(detail, 34)]
+    scale = min(width / 420, height / 240)
+    line_height = round(26 * scale)
+    top = height // 2 - line_height * (len(lines) - 1) // 2
+    for number, line in enumerate(lines):
+        size = scale * (0.8 if number == 0 else 0.5)
+        (line_width, _), _ = cv2.getTextSize(line, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
+        origin = (max((width - line_width) // 2, 2), top + number * line_height)
+        cv2.putText(picture, line, origin, cv2.FONT_HERSHEY_SIMPLEX, size, FOREGROUND, 1, cv2.LINE_AA)
+    return picture
+
+
+def mixed(source: Pixels, effect: Pixels, wet: float) -> Pixels:
+    """source * (1 - wet) + effect * wet; wet 0 and 1 return the one or the other as it is."""
+    if wet >= 1.0:
+        return effect
+    if wet <= 0.0:
+        return source
+    return cv2.addWeighted(source, 1.0 - wet, effect, wet, 0.0)  # type: ignore[return-value]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """The text in at most four lines of plain characters: the built-in font has no others."""
+    lines: list[str] = []
+    for word in text.encode("ascii", "replace").decode().split():
+        if lines and len(lines[-1]) + 1 + len(word) <= width:
+            lines[-1] += " " + word
+        else:
+            lines.append(word[:width])
+    return lines[:4]

@@ -1,0 +1,187 @@
+"""The command line. Owns: sub-commands and their flags; the flags of parameters come from the table.
+
+Every error that the user can put right is one sentence on standard error and exit code 2. Rooms are imported by the
+sub-command that needs them, so that `--help` and a mistyped flag answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from sdv2live import __version__
+from sdv2live.errors import UserError
+from sdv2live.parameters import TABLE, Kind, Parameter, range_text
+from sdv2live.registry import Registry
+
+USAGE_ERROR = 2
+DEMO_SECONDS = 20.0
+COMMANDS = ("live", "render", "bench")
+_NOT_IN_RENDER = ("output.", "stream.", "osc.", "source.", "schedule")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; -> its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except UserError as error:
+        print(f"sdv2live: {' '.join(str(error).split())}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("sdv2live: stopped", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
+    from sdv2live import logs
+
+    wants_top = arguments[:1] in (["--help"], ["-h"], ["--version"])
+    if not wants_top and (not arguments or arguments[0].startswith("-")):
+        arguments.insert(0, "live")
+    options = _parser().parse_args(arguments)
+    logs.set_up(verbose=options.verbose)
+    return int(options.run(options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sdv2live",
+        description="A live AI video effect. Without a command: live.",
+        epilog="`sdv2live COMMAND --help` lists the flags of a command; `sdv2live test` runs the tests of a checkout.",
+    )
+    parser.add_argument("--version", action="version", version=f"sdv2live {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{" + ",".join(COMMANDS) + ",test}")
+
+    live = commands.add_parser("live", help="restyle a source live (default)", allow_abbrev=False)
+    live.add_argument("--headless", action="store_true", help="without a window")
+    live.add_argument("--output", action="append", metavar="O", help="camera[:NAME], file:PATH, null; repeatable")
+    live.add_argument("--preset", metavar="NAME", help="start with this look")
+    live.add_argument("--seconds", type=_seconds, metavar="N", help="stop N seconds after the first picture")
+    live.add_argument("--json", type=Path, metavar="FILE", help="write the run's numbers to FILE at its end")
+    live.add_argument("-y", "--overwrite", action="store_true", help="let a file output replace a file of its name")
+    _add_parameters(live, TABLE.values())
+    live.set_defaults(run=_live)
+
+    render = commands.add_parser("render", help="restyle a file, every frame of it", allow_abbrev=False)
+    render.add_argument("input", metavar="IN", help="a video file")
+    render.add_argument("out", metavar="OUT", type=Path, help="the .mp4 file to write")
+    render.add_argument("--preset", metavar="NAME", help="start with this look")
+    render.add_argument("-y", "--overwrite", action="store_true", help="replace OUT if it exists")
+    rows = [row for row in TABLE.values() if not row.name.startswith(_NOT_IN_RENDER) or row.name == "source.fit"]
+    _add_parameters(render, rows)
+    render.set_defaults(run=_render)
+
+    bench = commands.add_parser("bench", help="measure the engine on this machine", allow_abbrev=False)
+    bench.add_argument("--chunks", type=int, default=24, metavar="N", help="chunks to time (default 24)")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    _add_parameters(bench, [row for row in TABLE.values() if row.name.startswith(("engine.", "steps.", "schedule"))])
+    bench.set_defaults(run=_bench)
+
+    for command in (live, render, bench):
+        command.add_argument("-v", "--verbose", action="store_true", help="say more")
+    return parser
+
+
+def _add_parameters(parser: argparse.ArgumentParser, rows: Iterable[Parameter]) -> None:
+    """One flag for each row; values stay text until the registry checks them."""
+    group = parser.add_argument_group("parameters")
+    for row in rows:
+        words = f"{row.doc} ({range_text(row)})".replace("%", "%%")
+        match row.kind:
+            case Kind.TRIGGER:
+                continue
+            case Kind.BOOL:
+                group.add_argument(row.cli_flag, dest=row.name, action=argparse.BooleanOptionalAction, help=words)
+            case Kind.MIX:
+                group.add_argument(row.cli_flag, dest=row.name, nargs="+", metavar="TEXT WEIGHT", help=words)
+            case _:
+                group.add_argument(row.cli_flag, dest=row.name, metavar=row.kind.name, help=words)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < 1e7:
+        raise argparse.ArgumentTypeError(f"{text} is not a time in seconds above 0")
+    return seconds
+
+
+def _registry(options: argparse.Namespace) -> tuple[Registry, list[str]]:
+    """The registry as the command line asks for it, and the names it set. Raises UserError."""
+    registry = Registry()
+    given = {name: getattr(options, name) for name in TABLE if getattr(options, name, None) is not None}
+    engine_names = [(name, given[name]) for name in given if name.startswith("engine.")]
+    registry.set_strictly(engine_names, origin="cli")
+    from sdv2live.settings import engine_spec
+
+    engine_spec(registry)  # brings the engine's defaults, which ranges such as steps.count depend on
+    if getattr(options, "preset", None):
+        from sdv2live.presets import apply_preset
+
+        apply_preset(registry, options.preset)
+    registry.set_strictly([(n, v) for n, v in given.items() if not n.startswith("engine.")], origin="cli")
+    return registry, list(given)
+
+
+def _live(options: argparse.Namespace) -> int:
+    registry, given = _registry(options)
+    from bridges.select import make_output
+    from sdv2live.app import LiveOptions, run_live
+    from sdv2live.capture.select import open_source
+    from sdv2live.settings import engine_spec
+
+    specs, seconds = options.output, options.seconds
+    if not specs and not options.headless and "source.name" not in given:
+        specs, seconds = _demo(seconds)
+    source = open_source(str(registry.get("source.name") or "clip"), loop=bool(registry.get("source.loop")))
+    outputs = [make_output(spec, overwrite=options.overwrite) for spec in specs or ["null"]]
+    code = run_live(
+        registry,
+        LiveOptions(
+            source=source,
+            outputs=outputs,
+            spec=engine_spec(registry),
+            seconds=seconds,
+            json_path=options.json,
+            osc_port_is_asked="osc.port" in given,
+        ),
+    )
+    for output in outputs:
+        if (path := getattr(output, "path", None)) is not None:
+            print(f"written: {path}")
+    return code
+
+
+def _demo(seconds: float | None) -> tuple[list[str], float]:
+    """Nothing was said: the clip for a while, into a file of the working folder, which is named."""
+    seconds = seconds or DEMO_SECONDS
+    target = Path.cwd() / "sdv2live-demo.mp4"
+    if not os.access(target.parent, os.W_OK):
+        raise UserError(f"{target.parent} cannot be written to: start sdv2live in another folder, or give --output.")
+    print(
+        f"sdv2live plays its clip for {seconds:g} s into {target.name} (no window on this machine yet); OSC: "
+        "/sdv2live/prompt. Ctrl-C ends it.",
+        file=sys.stderr,
+    )
+    return [f"file:{target}"], seconds
+
+
+def _render(options: argparse.Namespace) -> int:
+    registry, _ = _registry(options)
+    from sdv2live.render import render
+
+    return render(registry, options.input, options.out, overwrite=options.overwrite)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    registry, _ = _registry(options)
+    from sdv2live.bench import bench
+
+    return bench(registry, chunks=options.chunks, json_path=options.json)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

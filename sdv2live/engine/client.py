@@ -1,0 +1,316 @@
+"""The app's end of the engine's process: the Engine contract, with nothing that blocks and no torch.
+
+Owns one child process, from its start to its end; a new one is a new EngineClient (the supervisor decides). A reader
+thread takes messages from the child; every other call comes from the session's thread.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import statistics
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from sdv2live.clock import Clock
+from sdv2live.engine.base import Chunk, ChunkResult, ChunkSettings, Engine, EngineSpec
+from sdv2live.engine.catalogue import traits_of
+from sdv2live.engine.ipc import (
+    SLOTS,
+    BrokenMessage,
+    Message,
+    Result,
+    SharedFrames,
+    Submit,
+    create_memory,
+    read_message,
+    to_json,
+    write_message,
+)
+from sdv2live.errors import ChunkError, EngineDead
+from sdv2live.frames import Pixels
+
+log = logging.getLogger(__name__)
+
+START_LIMIT_S = 180.0
+PING_PERIOD_S = 0.5
+PINGS_UNANSWERED_LIMIT = 10
+LONGEST_COUNTED_GAP_S = 0.5
+MIN_CHUNK_LIMIT_S = 2.0
+FIRST_CHUNK_LIMIT_S = 15.0  # until it is known how long chunks take here: a loaded machine starts slowly
+KNOWN_CHUNKS = 4
+CHUNK_LIMIT_MEDIANS = 10.0
+STAGES = ("encode", "denoise", "decode", "chunk")
+
+
+class EngineRefused(EngineDead):
+    """The engine cannot start, and another try would not help. The message is a sentence for the user."""
+
+
+class EngineClient(Engine):
+    """An engine in a process of its own. `poll` reports its death; `stage` says how far its start has come."""
+
+    def __init__(
+        self,
+        spec: EngineSpec,
+        assets: Path,
+        clock: Clock,
+        *,
+        first_epoch: int = 0,
+        on_event: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.spec = spec
+        self.traits = traits_of(spec)
+        self.stage = "starting"
+        self.device = ""
+        self.is_ready = False
+        self.epoch = first_epoch
+        self._clock = clock
+        self._on_event = on_event
+        frames = self.traits.largest_chunk
+        memory, handle = create_memory(SharedFrames.size_bytes(spec.size_wh, frames))
+        self._frames = SharedFrames(memory, size_wh=spec.size_wh, frames=frames)
+        inherited = [handle.descriptor] if handle.descriptor >= 0 else []
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", "from sdv2live.engine.worker import main; main()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=inherited,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._to_child, self._from_child = self._process.stdin, self._process.stdout
+        self._inbox: queue.SimpleQueue[tuple[Message, bytes]] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, name="engine messages", daemon=True)
+        self._started_s = self._last_watch_s = clock.now_s()
+        self._last_ping_s = 0.0
+        self._pings_unanswered = 0
+        self._not_taken: set[int] = set()
+        self._silent_s = 0.0
+        self._free = set(range(SLOTS))
+        self._slot_of: dict[int, int] = {}
+        self._reserved: int | None = None
+        self._chunks_in_epoch = 0
+        self._resets_unanswered = 0
+        self._flushes_unanswered = 0
+        self._settings: ChunkSettings | None = None
+        self._settings_version = 0
+        self._chunk_times_s: deque[float] = deque(maxlen=32)
+        self._results: list[ChunkResult] = []
+        self._death = self._refusal = ""
+        self._is_closed = False
+        self._reader.start()
+        self._send(
+            Message.CONFIGURE,
+            to_json({"spec": asdict(spec), "assets": str(assets), "epoch": first_epoch, "memory": asdict(handle)}),
+        )
+        handle.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def frames_wanted(self) -> int:
+        return self.traits.chunk_frames if self._chunks_in_epoch else self.traits.first_chunk_frames
+
+    @property
+    def can_submit(self) -> bool:
+        """One chunk is worked on, one may wait. (In `throughput` more are in flight; they hold only slots.)"""
+        return self.is_ready and not self._resets_unanswered and len(self._not_taken) < 2 and len(self._free) > 1
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a chunk handed over now would start at once."""
+        return self.can_submit and not self._not_taken
+
+    def warm_up(self) -> None:
+        """Nothing to do: the child warms up before it says that it is ready."""
+
+    def input_buffer(self) -> Pixels:
+        """Where the next chunk's frames are to be written: [T, H, W, 3] of shared memory. Submit it next."""
+        if self._reserved is None:
+            self._reserved = self._free.pop()
+        return self._frames.chunk_in(self._reserved)[: self.frames_wanted]
+
+    def submit(self, chunk: Chunk, settings: ChunkSettings) -> None:
+        """`chunk.frames` may be `input_buffer()` itself: then nothing is copied here."""
+        if not self.can_submit:
+            raise ChunkError("the engine takes no chunk now")
+        target = self.input_buffer()
+        if chunk.frames.__array_interface__["data"] != target.__array_interface__["data"]:
+            target[:] = chunk.frames
+        if settings != self._settings:
+            self._settings, self._settings_version = settings, (self._settings_version + 1) % 2**32
+            self._send(Message.SETTINGS, self._settings_version.to_bytes(4, "little") + settings.to_json())
+        assert self._reserved is not None
+        slot, self._reserved = self._reserved, None
+        self._slot_of[chunk.chunk_id] = slot
+        self._not_taken.add(chunk.chunk_id)
+        self._chunks_in_epoch += 1
+        self._send(Message.SUBMIT, Submit(chunk.chunk_id, slot, len(target), self._settings_version).pack())
+
+    def poll(self) -> list[ChunkResult]:
+        """Finished chunks. Raises ChunkError (the engine lives) or EngineDead (replace it)."""
+        failure = ""
+        while not self._inbox.empty():
+            failure = self._take(*self._inbox.get()) or failure
+        self._watch()
+        results, self._results = self._results, []
+        if failure:
+            raise ChunkError(failure)
+        return results
+
+    def flush(self) -> list[ChunkResult]:
+        """Wait for what is in flight. Raises EngineDead if the child goes meanwhile."""
+        self._flushes_unanswered += 1
+        self._send(Message.FLUSH)
+        results: list[ChunkResult] = []
+        while self._flushes_unanswered:
+            kind, payload = self._inbox.get()
+            self._take(kind, payload)
+            self._raise_if_dead()
+        results, self._results = self._results, []
+        return results
+
+    def reset(self) -> int:
+        """Begin a new epoch; what is in flight will never be returned."""
+        self.epoch += 1
+        self._resets_unanswered += 1
+        self._results.clear()
+        self._chunks_in_epoch = 0
+        self._send(Message.RESET)
+        return self.epoch
+
+    def close(self, *, grace_s: float = 2.0) -> None:
+        """End the child: it goes by itself when its pipe closes; one that hangs is killed. Its memory is freed."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        try:
+            self._to_child.close()
+        except BrokenPipeError:
+            log.debug("the engine was gone before it was closed")
+        try:
+            self._process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join()
+        self._from_child.close()
+        self._frames.close()
+
+    def kill(self) -> None:
+        """End a child that hangs, at once."""
+        self._process.kill()
+        self.close()
+
+    def _send(self, kind: Message, payload: bytes = b"") -> None:
+        try:
+            write_message(self._to_child, kind, payload)
+        except (BrokenPipeError, ValueError):
+            # Gone, or closed by us: the reader notices and `poll` says so, with the reason it left.
+            self._on_event()
+
+    def _read(self) -> None:
+        """The reader thread: every message to the session's queue; the end of the pipe is a message too."""
+        reason = "its process ended"
+        try:
+            while (message := read_message(self._from_child)) is not None:
+                self._inbox.put(message)
+                self._on_event()
+        except (BrokenMessage, ValueError) as error:
+            reason = str(error)
+        self._inbox.put((Message.DEAD, reason.encode()))
+        self._on_event()
+
+    def _take(self, kind: Message, payload: bytes) -> str:
+        """Note one message; returns why a chunk failed, or ''."""
+        self._pings_unanswered = 0
+        match kind:
+            case Message.STAGE:
+                self.stage = payload.decode()
+            case Message.READY:
+                ready = json.loads(payload)
+                self.epoch, self.device = ready["epoch"], ready["device"]
+                self.is_ready, self.stage = True, "ready"
+            case Message.RESULT:
+                self._take_result(Result.unpack(payload))
+            case Message.TAKEN:
+                self._not_taken.discard(int.from_bytes(payload, "little"))
+                self._chunk_times_s.append(self._silent_s)
+                self._silent_s = 0.0
+            case Message.FLUSHED:
+                self._flushes_unanswered -= 1
+            case Message.EPOCH:
+                self._resets_unanswered -= 1
+                if not self._resets_unanswered:
+                    self._free |= set(self._slot_of.values())
+                    self._slot_of.clear()
+            case Message.CHUNK_FAILED:
+                return payload.decode()
+            case Message.REFUSED:
+                self._refusal = payload.decode()
+            case Message.DEAD:
+                self._death = self._death or payload.decode()
+        return ""
+
+    def _take_result(self, result: Result) -> None:
+        if result.chunk_id not in self._slot_of:
+            return
+        slot = self._slot_of.pop(result.chunk_id)
+        # Copied, so that the picture outlives the slot and the engine; half a millisecond at 832x480.
+        frames = self._frames.chunk_out(slot)[: result.frames].copy()
+        self._free.add(slot)
+        if result.epoch == self.epoch and not self._resets_unanswered:
+            self._results.append(
+                ChunkResult(
+                    result.chunk_id,
+                    result.epoch,
+                    frames,
+                    result.is_finite,
+                    result.noise_scale,
+                    result.motion,
+                    result.steps,
+                    dict(zip(STAGES, result.stage_ms, strict=True)),
+                )
+            )
+
+    def _watch(self) -> None:
+        """Raise EngineDead for a child that is gone, stopped, or over its time.
+
+        Silence is counted in steps of at most half a second between two calls, so that a machine that slept, or an
+        app that was stopped and goes on, does not take its engine for dead.
+        """
+        now_s = self._clock.now_s()
+        gap_s, self._last_watch_s = min(now_s - self._last_watch_s, LONGEST_COUNTED_GAP_S), now_s
+        if not self.is_ready:
+            if now_s - self._started_s > START_LIMIT_S:
+                self._death = self._death or f"it did not start within {START_LIMIT_S:.0f} s"
+        else:
+            self._silent_s += gap_s if self._not_taken else 0.0
+            limit_s = FIRST_CHUNK_LIMIT_S
+            if len(self._chunk_times_s) >= KNOWN_CHUNKS:
+                limit_s = max(MIN_CHUNK_LIMIT_S, CHUNK_LIMIT_MEDIANS * statistics.median(self._chunk_times_s))
+            if self._silent_s > limit_s:
+                self._death = self._death or f"it gave no picture for {limit_s:.1f} s"
+            if now_s - self._last_ping_s >= PING_PERIOD_S:
+                self._last_ping_s = now_s
+                self._pings_unanswered += 1
+                if self._pings_unanswered > PINGS_UNANSWERED_LIMIT:
+                    self._death = self._death or "it no longer answers"
+                self._send(Message.PING)
+        self._raise_if_dead()
+
+    def _raise_if_dead(self) -> None:
+        if self._refusal:
+            raise EngineRefused(self._refusal)
+        if self._death:
+            raise EngineDead(self._death)

@@ -1,0 +1,174 @@
+"""The output clock. Owns: which picture every output gets at each tick, whatever the engine does.
+
+A thread of its own with absolute deadlines: a late tick is not caught up in a burst. It asks the pacer for the newest
+due picture, mixes camera and effect, holds, freezes, bypasses, and puts a card in place of a picture that has become
+too old. Knows outputs only as something that takes pictures.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from sdv2live.capture.cards import card, mixed
+from sdv2live.capture.preprocess import fit_into
+from sdv2live.clock import Clock
+from sdv2live.frames import Frame, Pixels
+from sdv2live.pacing import Pacer, Picture
+from sdv2live.registry import Registry
+from sdv2live.stats import Rate, Series
+
+log = logging.getLogger(__name__)
+
+TOO_OLD_S = 3.0
+
+
+class Outlet(Protocol):
+    """Takes one picture a tick and never blocks. always_on: it is watched, and gets cards before the first picture."""
+
+    always_on: bool
+
+    def offer(self, pixels: Pixels, tick: int) -> None: ...
+
+
+class Presenter:
+    """Pictures in from the session, one picture a tick out to every outlet."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        outlets: Sequence[Outlet],
+        size_wh: tuple[int, int],
+        rate_fps: int,
+        fit: str,
+        clock: Clock,
+        newest_frame: Callable[[], Frame | None],
+        engine_words: Callable[[], str],
+    ) -> None:
+        self._registry, self._outlets, self._clock = registry, list(outlets), clock
+        self._size_wh, self._fit = size_wh, fit
+        self._period_s = 1.0 / rate_fps
+        self._newest_frame, self._engine_words = newest_frame, engine_words
+        self._pacer = Pacer()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="output clock", daemon=True)
+        self._shown: Picture | None = None
+        self._last_new_s: float | None = None
+        self._card: tuple[str, Pixels] | None = None
+        self._recorded_ticks = 0
+        self.first_picture_s: float | None = None
+        self.first_captured_s: float | None = None
+        self.frames_out = 0
+        self.missed_ticks = 0
+        self.age_ms, self.new_frame_interval_ms = Series(), Series()
+        self.output_rate, self.new_frame_rate = Rate(), Rate()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def add(self, pictures: Sequence[Picture], ready_s: float) -> None:
+        """A finished chunk; from the session's thread."""
+        with self._lock:
+            self._pacer.add(pictures, ready_s)
+
+    def clear(self) -> None:
+        """An epoch is over: what waits is not shown."""
+        with self._lock:
+            self._pacer.clear()
+
+    @property
+    def has_waiting(self) -> bool:
+        with self._lock:
+            return self._pacer.waiting > 0
+
+    @property
+    def lagged(self) -> int:
+        return self._pacer.lagged
+
+    @property
+    def repeated(self) -> int:
+        return self._pacer.repeated
+
+    @property
+    def delay_s(self) -> float | None:
+        return self._pacer.delay_s
+
+    def _run(self) -> None:
+        deadline_s = self._clock.now_s()
+        try:
+            while not self._clock.wait_until(deadline_s, self._stop):
+                now_s = self._clock.now_s()
+                self.tick(now_s)
+                deadline_s += self._period_s
+                behind = int((now_s - deadline_s) / self._period_s)
+                if behind > 0:
+                    # As OBS does: time moves on by whole ticks, what was missed is counted and not made up for.
+                    self.missed_ticks += behind
+                    deadline_s += behind * self._period_s
+        except Exception:
+            log.exception("the output clock stopped; restart sdv2live and please report this")
+            raise
+
+    def tick(self, now_s: float) -> None:
+        """One tick: decide, compose, hand over."""
+        values = self._registry.snapshot()
+        is_frozen, is_bypassed = bool(values["output.freeze"]), bool(values["output.bypass"])
+        with self._lock:
+            picture = self._pacer.tick(now_s) if self._pacer.is_started else None
+        if picture is not None:
+            self._note_new(picture, now_s)
+            if not is_frozen or self._shown is None:
+                self._shown = picture
+        pixels = self._composed(now_s, is_bypassed, is_frozen, float(values["output.wet"]))  # type: ignore[arg-type]
+        has_begun = self._shown is not None or is_bypassed
+        for outlet in self._outlets:
+            if has_begun or outlet.always_on:
+                outlet.offer(pixels, self._recorded_ticks)
+        if has_begun:
+            self._recorded_ticks += 1
+            self.frames_out += 1
+            self.output_rate.note(now_s)
+
+    def _note_new(self, picture: Picture, now_s: float) -> None:
+        if self.first_picture_s is None:
+            self.first_picture_s, self.first_captured_s = now_s, picture.captured_s
+        if self._last_new_s is not None:
+            self.new_frame_interval_ms.add((now_s - self._last_new_s) * 1000)
+        self._last_new_s = now_s
+        self.age_ms.add((now_s - picture.captured_s) * 1000)
+        self.new_frame_rate.note(now_s)
+
+    def _composed(self, now_s: float, is_bypassed: bool, is_frozen: bool, wet: float) -> Pixels:
+        if is_bypassed and not is_frozen:
+            frame = self._newest_frame()
+            if frame is not None and now_s - frame.captured_s < TOO_OLD_S:
+                return self._fitted(frame)
+        if self._shown is None:
+            return self._card_for("sdv2live")
+        is_held = is_frozen or bool(self._registry.get("stream.paused"))
+        if not is_held and self._last_new_s is not None and now_s - self._last_new_s > TOO_OLD_S:
+            return self._card_for("no new picture")
+        return mixed(self._shown.source, self._shown.effect, wet)
+
+    def _fitted(self, frame: Frame) -> Pixels:
+        out = np.empty((self._size_wh[1], self._size_wh[0], 3), np.uint8)
+        fit_into(frame.pixels, out, self._fit)
+        return out
+
+    def _card_for(self, title: str) -> Pixels:
+        """A card with the engine's state; drawn again only when the words change."""
+        detail = self._engine_words()
+        if self._card is None or self._card[0] != title + detail:
+            self._card = (title + detail, card(self._size_wh, title, detail))
+        return self._card[1]

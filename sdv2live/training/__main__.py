@@ -1,0 +1,82 @@
+"""`python -m sdv2live.training`: make the pocket model from nothing, or look at one. Owns the command line alone."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import torch
+
+from sdv2live.training.data import LARGE, SMALL, make_pools
+from sdv2live.training.evaluate import evaluate, table, words_table
+from sdv2live.training.export import export
+from sdv2live.training.loop import Budget
+from sdv2live.training.train import STAGES
+
+# Minutes on two CPU cores; the text stage is counted in steps because it is short everywhere.
+MINUTES = {"a": 12.0, "b": 40.0, "c": 25.0, "d": 20.0}
+WORDS_STEPS = 3000
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m sdv2live.training", description="Train the pocket model.")
+    commands = top.add_subparsers(dest="command", required=True)
+    data = commands.add_parser("data", help="make the pools of training clips (about 1 GB)")
+    data.add_argument("--processes", type=int, default=2)
+    run = commands.add_parser("run", help="run training stages; a stage goes on where it was cut off")
+    run.add_argument(
+        "stages",
+        nargs="*",
+        default=list(STAGES),
+        choices=[*STAGES, []],
+        metavar="STAGE",
+        help=f"of {', '.join(STAGES)}; all, in this order, if none is named",
+    )
+    length = run.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, help="minutes for each stage (default: a 2-core schedule)")
+    length.add_argument("--steps", type=int, help="steps for each stage")
+    evaluation = commands.add_parser("evaluate", help="figures and contact sheets on held-out pictures")
+    evaluation.add_argument("--video", type=Path, help="also a video file, at least 16 frames")
+    evaluation.add_argument("--model", type=Path, required=True, help="folder of the exported model")
+    exporting = commands.add_parser("export", help="write the weights for the app")
+    exporting.add_argument("--model", type=Path, required=True, help="folder to write to")
+    for command in (data, run, evaluation, exporting):
+        command.add_argument("--work", type=Path, required=True, help="folder for pools, checkpoints and sheets")
+    for command in (data, run):
+        command.add_argument("--seed", type=int, default=0)
+    for command in (run, evaluation):
+        command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+        command.add_argument("--threads", type=int, default=2, help="CPU threads")
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 when it went well."""
+    args = parser().parse_args(arguments)
+    if args.command in ("run", "evaluate"):
+        torch.set_num_threads(args.threads)
+    if args.command == "data":
+        make_pools(args.work / "pools", (SMALL, LARGE), seed=args.seed, processes=args.processes)
+    elif args.command == "run":
+        for stage in args.stages or list(STAGES):
+            if args.steps or (stage == "words" and not args.minutes):
+                budget = Budget(steps=args.steps or WORDS_STEPS)
+            else:
+                budget = Budget(minutes=args.minutes or MINUTES[stage])
+            STAGES[stage](args.work, budget, seed=args.seed, device=torch.device(args.device))
+    elif args.command == "evaluate":
+        device = torch.device(args.device)
+        rows = evaluate(args.model, args.work / "sheets", video=args.video, device=device)
+        print(table(rows))
+        print(words_table(args.model, device))
+    else:
+        print(f"{export(args.work, args.model) / 1e6:.2f} MB in {args.model}")
+    return 0
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""Writes the trained networks where the app finds them: three safetensors files and config.json. Knows no training."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sdv2live.engine.model.wan_transformer import POCKET
+from sdv2live.training import words
+from sdv2live.training.loop import averaged
+
+RUNTIME = {
+    "width": 256,
+    "height": 256,
+    "chunk_frames": 4,
+    "first_chunk_frames": 4,
+    "steps": [600],
+    "noise_max": 0.6,
+    "noise_min": 0.5,
+    "noise_mode": "fixed",
+    "timestep_offset": 0,
+    "window_frames": 4,
+    "sink_frames": 1,
+}
+
+
+def newest(work: Path, name: str, stages: tuple[str, ...]) -> dict[str, Tensor]:
+    """The averaged weights of a network from the last of the stages that has run."""
+    for stage in stages:
+        if (work / f"stage-{stage}.pt").exists():
+            return averaged(work, stage, name)
+    raise FileNotFoundError(f"no stage of {', '.join(stages)} has run in {work}")
+
+
+def export(work: Path, folder: Path) -> int:
+    """Write everything as 16-bit floats; each file appears whole or not at all. Returns the bytes written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    networks = {
+        "codec": newest(work, "codec", ("d", "b")),
+        "dit": newest(work, "dit", ("d", "c")),
+        "text": averaged(work, "words", "text"),
+    }
+    total = 0
+    for name, weights in networks.items():
+        half = {key: value.to(torch.float16).contiguous() for key, value in weights.items()}
+        if not all(bool(torch.isfinite(value).all()) for value in half.values()):
+            raise ValueError(f"the weights of {name} do not fit 16-bit floats")
+        part, path = folder / f"{name}.part", folder / f"{name}.safetensors"
+        save_file(half, part)
+        total += part.stat().st_size
+        os.replace(part, path)
+    config = {
+        "format": 1,
+        "codec": {"text_dim": POCKET.text_dim},
+        "text": {"looks": list(words.LOOK_NAMES), "colours": list(words.COLOUR_NAMES)},
+        "dit": asdict(POCKET),
+        "runtime": RUNTIME,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return total
