@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 SUFFIXES = (".mp4", ".mov", ".mkv")
 # Recording stops while this much is still free, so that the rest of the system, and the file's own end, have room.
 DISK_RESERVE_BYTES = 256 * 1024 * 1024
+DISK_CHECK_TICKS = 100
 MOV_FLAGS = "hybrid_fragmented+empty_moov+default_base_moof+frag_keyframe"
 
 IfExists = Literal["rename", "overwrite", "refuse"]
@@ -58,11 +59,12 @@ class Recorder(Output):
         self._stream: VideoStream | None = None
         self._reformatter = VideoReformatter()
         self._padded = np.zeros((0, 0, 3), np.uint8)
-        self._rate_fps = 1
+        self._rate_fps = Fraction(1)
         self._first_tick: int | None = None
         self._last_tick = self._last_key_tick = -1
 
-    def open(self, size_wh: tuple[int, int], rate_fps: int) -> None:
+    def open(self, size_wh: tuple[int, int], rate_fps: int | Fraction) -> None:
+        """A rate may be broken here (30000/1001): `render` keeps its file's own."""
         self.close()
         try:
             self._check_place()
@@ -71,7 +73,7 @@ class Recorder(Output):
             raise UserError(self._sentence(error)) from error
         width, height = size_wh[0] + size_wh[0] % 2, size_wh[1] + size_wh[1] % 2
         self._padded = np.zeros((height, width, 3), np.uint8)
-        self._rate_fps = rate_fps
+        self._rate_fps = Fraction(rate_fps)
         self._first_tick, self._last_tick, self._last_key_tick = None, -1, -1
         # bitexact: no creation time, no version of the library and no random identity in the file.
         options = {"fflags": "+bitexact", "flush_packets": "1"}
@@ -99,11 +101,11 @@ class Recorder(Output):
         elif tick <= self._last_tick:
             # Two pictures for one moment: a file can hold the first alone.
             return
-        if (tick - self._first_tick) % (4 * self._rate_fps) == 0:
+        if (tick - self._first_tick) % DISK_CHECK_TICKS == 0:
             self._check_disk()
         self._last_tick = tick
         frame = self._to_yuv(pixels)
-        frame.pts, frame.time_base = tick - self._first_tick, Fraction(1, self._rate_fps)
+        frame.pts, frame.time_base = tick - self._first_tick, 1 / self._rate_fps
         # A key frame at least each second of the show, however many ticks were skipped: a fragment ends there.
         is_key = self._last_key_tick < 0 or tick - self._last_key_tick >= self._rate_fps
         frame.pict_type = PictureType.I if is_key else PictureType.NONE
@@ -150,7 +152,7 @@ class Recorder(Output):
         stream.width, stream.height = size_wh
         stream.pix_fmt = "yuv420p"
         codec = stream.codec_context
-        codec.time_base = Fraction(1, self._rate_fps)
+        codec.time_base = 1 / self._rate_fps
         codec.color_range, codec.colorspace = ColorRange.MPEG, Colorspace.ITU709
         codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         # zerolatency: each picture leaves the encoder at once, so that a crash loses none that waits inside.
@@ -160,7 +162,7 @@ class Recorder(Output):
             "tune": "zerolatency",
             "threads": "2",
             "forced-idr": "1",
-            "g": str(2 * self._rate_fps),
+            "g": str(round(2 * self._rate_fps)),
         }
         return stream
 

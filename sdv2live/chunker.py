@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 ENGINE_MARGIN = 1.05  # a rate that the engine just about reaches would stutter
 SAME_RATE = 1.05
+LONGEST_CHUNK_S = 0.4  # the ring keeps half a second: a slower engine gets its frames from that, and then a gap
 
 
 class Chunker:
@@ -56,7 +57,7 @@ class Chunker:
         return chosen
 
     def _on_grid(self, times_s: Sequence[float], count: int) -> tuple[int, ...] | None:
-        period_s = self.period_s
+        period_s = min(self.period_s, LONGEST_CHUNK_S / (count - 1))
         first_s = times_s[0] if self._last_used_s is None else max(self._last_used_s + period_s, times_s[0])
         last_s = first_s + (count - 1) * period_s
         if times_s[-1] < last_s - self._source_period_s / 2:

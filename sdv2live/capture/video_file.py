@@ -64,7 +64,7 @@ class VideoFile(Source):
         self._first: VideoFrame | None = None
         self._period_s = float(1 / FALLBACK_RATE_FPS)
         self._expected_frames = 0
-        self._was_said_short = False
+        self._said: set[str] = set()
         self._clear_pass()
         self._last_media_s = -1.0
         self.decode_errors = 0
@@ -161,7 +161,7 @@ class VideoFile(Source):
                 return
             except (FFmpegError, OSError) as error:
                 self.decode_errors += 1
-                log.warning("%s ends early: %s", self._path, plain_reason(error))
+                self._say_once("%s ends early: %s", self._path, plain_reason(error))
                 return
             try:
                 frames = packet.decode()
@@ -175,8 +175,7 @@ class VideoFile(Source):
     def _count_decode_error(self, error: Exception) -> None:
         self.decode_errors += 1
         self._errors_in_row += 1
-        if self._errors_in_row == 1:
-            log.warning("%s: a damaged part is passed over (%s)", self._path, plain_reason(error))
+        self._say_once("%s: a damaged part is passed over (%s)", self._path, plain_reason(error))
         if self._errors_in_row > DECODE_ERRORS_IN_ROW:
             raise UserError(
                 f"{self._path} is damaged: more than {DECODE_ERRORS_IN_ROW} pictures in a row could not be decoded; "
@@ -197,14 +196,15 @@ class VideoFile(Source):
 
     def _say_if_short(self) -> None:
         missing = self._expected_frames - self._pass_frames
-        if not self._was_said_short and missing > max(2, self._expected_frames // 50):
-            self._was_said_short = True
-            log.warning(
-                "%s promises %d frames and holds %d: it was cut off or is damaged",
-                self._path,
-                self._expected_frames,
-                self._pass_frames,
-            )
+        if missing > max(2, self._expected_frames // 50):
+            words = "%s promises %d frames and holds %d: it was cut off or is damaged"
+            self._say_once(words, self._path, self._expected_frames, self._pass_frames)
+
+    def _say_once(self, words: str, *values: object) -> None:
+        """A warning that a loop does not repeat each time round."""
+        if words not in self._said:
+            self._said.add(words)
+            log.warning(words, *values)
 
 
 def check_is_readable_file(path: Path) -> None:

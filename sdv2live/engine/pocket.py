@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sdv2live.engine.base import EngineSpec
 from sdv2live.engine.catalogue import WINDOWS, traits_of
-from sdv2live.engine.model.pocket_codec import PocketCodec
+from sdv2live.engine.model.pocket_codec import Memory, PocketCodec, Side
 from sdv2live.engine.model.pocket_text import PocketTextEncoder
 from sdv2live.engine.model.wan_transformer import POCKET, WanTransformer
 from sdv2live.engine.precision import choose_device, choose_dtype
@@ -32,7 +32,7 @@ class PocketStreamCodec:
         parameter = next(codec.parameters())
         self._device, self._dtype = parameter.device, parameter.dtype
 
-    def new_state(self, size_wh: tuple[int, int]) -> object:
+    def new_state(self, size_wh: tuple[int, int]) -> Memory:
         width, height = size_wh
         return self._codec.new_memory(1, height, width, dtype=self._dtype, device=self._device)
 
@@ -40,10 +40,10 @@ class PocketStreamCodec:
         scale = torch.tensor([noise_scale]).to(self._device, self._dtype, non_blocking=True)
         return self._codec.style(embedding.to(self._device, self._dtype), scale)
 
-    def encode(self, frames: Tensor, state: object) -> tuple[Tensor, object]:
+    def encode(self, frames: Tensor, state: Memory) -> tuple[Tensor, Side]:
         return self._codec.encode(frames)
 
-    def decode(self, latents: Tensor, side: object, prepared: Tensor, state: object) -> Tensor:
+    def decode(self, latents: Tensor, side: Side, prepared: Tensor, state: Memory) -> Tensor:
         return self._codec.decode(latents, side, prepared, state)
 
 

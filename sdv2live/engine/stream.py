@@ -170,11 +170,9 @@ class StreamEngine(Engine):
         is_opening = state.chunks == 0
         change = largest_change(chunk.frames, state.last_pixels)
         state.last_pixels = chunk.frames[-1].copy()
-        motion, timesteps, noise_scale = 0.0, (), 0.0
-        bounds = {"noise_scale": 0.0, "offset": settings.timestep_offset}
+        motion = 0.0
         if is_opening:
-            bounds["noise_scale"] = noise_scale = state.motion.open(maximum=settings.noise_max)
-            timesteps = opening_timesteps(settings.steps, settings.steps_count, **bounds)
+            noise_scale = state.motion.open(maximum=settings.noise_max)
         else:
             noise_scale, motion = state.motion.update(
                 change,
@@ -183,8 +181,10 @@ class StreamEngine(Engine):
                 sensitivity=settings.sensitivity,
                 smoothing=settings.smoothing,
             )
-            bounds["noise_scale"] = noise_scale
-            timesteps = chunk_timesteps(settings.steps, settings.steps_count, **bounds)
+        visited = opening_timesteps if is_opening else chunk_timesteps
+        timesteps = visited(
+            settings.steps, settings.steps_count, noise_scale=noise_scale, offset=settings.timestep_offset
+        )
         prompt = self._prompts.advance(settings.mix, settings.transition_chunks)
         refreshes = None
         if (prompt.is_new or change > SCENE_CUT_MOTION) and state.latent_frames >= self._window.capacity:

@@ -117,8 +117,9 @@ class Loop:
 
     def update(self, loss: Tensor, **figures: float) -> None:
         """Backward, clip, step, average. A loss that is not finite ends the run: silence would train on."""
-        if not bool(torch.isfinite(loss)):
-            raise FloatingPointError(f"stage {self.stage}, step {self.step}: the loss is {float(loss)}")
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise FloatingPointError(f"stage {self.stage}, step {self.step}: the loss is {value}")
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
@@ -126,10 +127,10 @@ class Loop:
         rate = min(self.decay, (self.step + 1) / (self.step + 10))
         for name, module in self.modules.items():
             kept = self.average[name]
-            for key, value in module.state_dict().items():
-                if value.is_floating_point():
-                    kept[key].lerp_(value.detach(), 1 - rate)
-        for key, figure in {"loss": float(loss.detach()), **figures}.items():
+            for key, weight in module.state_dict().items():
+                if weight.is_floating_point():
+                    kept[key].lerp_(weight.detach(), 1 - rate)
+        for key, figure in {"loss": value, **figures}.items():
             self._seen.setdefault(key, []).append(figure)
 
     def save(self) -> None:

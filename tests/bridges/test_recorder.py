@@ -27,7 +27,7 @@ SUFFIXES = (".mp4", ".mov", ".mkv")
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def record(path: Path, ticks: list[int], *, size_wh: tuple[int, int] = (320, 192), rate_fps: int = 30) -> Path:
+def record(path: Path, ticks: list[int], *, size_wh: tuple[int, int] = (320, 192), rate_fps: int | Fraction = 30) -> Path:
     recorder = Recorder(path)
     recorder.open(size_wh, rate_fps)
     for tick in ticks:
@@ -262,7 +262,8 @@ def test_a_disk_that_really_is_full(tmp_path: Path) -> None:
     capture.release()
 
 
-def test_time_base_and_rate_are_whole(tmp_path: Path) -> None:
-    path = record(tmp_path / "slow.mp4", list(range(32)), rate_fps=16)
+@pytest.mark.parametrize("rate_fps", [Fraction(16), Fraction(30000, 1001), Fraction(12, 1), Fraction(25, 2)])
+def test_a_rate_is_kept_exactly(tmp_path: Path, rate_fps: Fraction) -> None:
+    path = record(tmp_path / "rate.mp4", list(range(64)), rate_fps=rate_fps)
     with av.open(str(path)) as container:
-        assert container.streams.video[0].average_rate == Fraction(16)
+        assert container.streams.video[0].average_rate == rate_fps

@@ -1,0 +1,115 @@
+"""Schedule, noise and prompts: small rules, each against what it must be."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from sdv2live.engine.noise import MotionController, NoiseSource, draw, largest_change
+from sdv2live.engine.prompts import PromptMixer
+from sdv2live.engine.schedule import chunk_timesteps, first_timestep, opening_timesteps, sigma_of
+
+REFERENCE_LIST = (700, 500, 400, 200)
+
+
+def test_timesteps_are_the_reference_s_in_its_range() -> None:
+    for scale in np.linspace(0.7, 0.8, 21):
+        steps = chunk_timesteps(REFERENCE_LIST, 4, noise_scale=float(scale), offset=-100)
+        assert steps == (int(1000 * scale + 1e-9) - 100, 500, 400, 200)
+    assert opening_timesteps(REFERENCE_LIST, 4, noise_scale=0.8, offset=-100) == REFERENCE_LIST
+
+
+def test_below_that_range_noise_never_rises_again() -> None:
+    for scale in np.linspace(0.05, 1.0, 96):
+        for offset in (-100, 0):
+            steps = chunk_timesteps(REFERENCE_LIST, 4, noise_scale=float(scale), offset=offset)
+            assert steps[0] == max(int(1000 * scale + 1e-9) + offset, 50)
+            assert all(a - b >= 50 for a, b in zip(steps, steps[1:], strict=False)) and min(steps) >= 25
+    assert chunk_timesteps(REFERENCE_LIST, 4, noise_scale=0.1, offset=0) == (100, 50)
+    assert first_timestep(0.29, 0) == 290
+
+
+@pytest.mark.parametrize(
+    ("timestep", "sigma"), [(700, 0.700232), (500, 0.499719), (400, 0.400260), (200, 0.198347), (0, 0.007944)]
+)
+def test_sigma_is_snapped_to_the_table(timestep: int, sigma: float) -> None:
+    assert sigma_of(timestep) == pytest.approx(sigma, abs=1e-6)
+
+
+def test_motion_is_seen_in_uint8_as_in_floats() -> None:
+    frames = np.random.default_rng(1).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    floats = frames.astype(np.float64) / 127.5 - 1
+    plain = max(float(np.sqrt(((b - a) ** 2).mean())) for a, b in zip(floats, floats[1:], strict=False))
+    assert largest_change(frames[1:], frames[0]) == pytest.approx(plain, rel=1e-5)
+    assert largest_change(frames[:1], None) == 0.0
+
+
+def test_the_controller_follows_motion_between_its_bounds() -> None:
+    controller = MotionController()
+    bounds = {"maximum": 0.8, "minimum": 0.7, "sensitivity": 0.2, "smoothing": 0.9}
+    assert controller.open(maximum=0.8) == 0.8
+    assert controller.update(5.0, **bounds) == pytest.approx((0.71, 1.0))
+    assert controller.update(0.0, **bounds) == pytest.approx((0.791, 0.0))
+
+
+def test_noise_is_a_pure_function_of_its_key() -> None:
+    shape = (1, 2, 16, 4, 6)
+    assert torch.equal(draw((1, 2, 3), shape), draw((1, 2, 3), shape))
+    a, b = NoiseSource(), NoiseSource()
+    key = {"seed": 1, "epoch": 2, "phase": 0.0, "shape": shape}
+    late = b.eps(mode="fresh", chunk=7, step=1, **key)
+    for chunk in range(7):
+        a.eps(mode="fresh", chunk=chunk, step=0, **key)
+    assert torch.equal(a.eps(mode="fresh", chunk=7, step=1, **key), late), "no memory of what was drawn before"
+    others = [a.eps(mode="fresh", chunk=c, step=s, **key) for c, s in ((7, 0), (8, 1))]
+    assert not any(torch.equal(late, other) for other in others)
+
+
+def test_noise_does_not_depend_on_the_process() -> None:
+    code = "from sdv2live.engine.noise import draw; print(draw((5, 1, 0, 9), (3,)).tolist())"
+    env = {**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": os.pathsep.join(sys.path)}
+    out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+    assert out.strip() == str(draw((5, 1, 0, 9), (3,)).tolist())
+
+
+def test_fixed_noise_stays_and_slow_noise_turns_with_its_variance_kept() -> None:
+    source, shape = NoiseSource(), (1, 1, 16, 32, 32)
+    key = {"seed": 1, "epoch": 0, "step": 0, "shape": shape}
+    fixed = [source.eps(mode="fixed", chunk=chunk, phase=float(chunk), **key) for chunk in (0, 9)]
+    assert torch.equal(*fixed)
+    slow = [source.eps(mode="slow", chunk=0, phase=phase, **key) for phase in (0.0, 0.1, 0.5, 1.0)]
+    likeness = [float((slow[0] * other).mean()) for other in slow]
+    assert likeness[0] > likeness[1] > likeness[2] > 0.6 > likeness[3] and likeness[1] > 0.97
+    assert all(abs(float(eps.std()) - 1) < 0.03 for eps in slow)
+
+
+def encoded(text: str) -> torch.Tensor:
+    return torch.full((1, 2, 3), float(len(text)))
+
+
+def test_prompts_cut_blend_and_mix() -> None:
+    mixer = PromptMixer(encoded)
+    first = mixer.advance((("aa", 1.0),), 5)
+    assert first.embedding.unique().item() == 2 and not first.is_new, "the first chunk starts at its own prompt"
+    steps = [mixer.advance((("a" * 10, 1.0),), 4) for _ in range(6)]
+    assert [step.embedding.unique().item() for step in steps] == [4, 6, 8, 10, 10, 10]
+    assert [step.is_new for step in steps] == [False, False, False, True, False, False]
+    cut = mixer.advance((("aaaa", 1.0), ("a" * 8, 3.0)), 0)
+    assert cut.embedding.unique().item() == 7 and cut.is_new
+    assert mixer.advance((("aaaa", 1.0), ("a" * 8, 3.0)), 0).embedding is cut.embedding
+
+
+def test_a_text_is_encoded_once_and_the_cache_is_bounded() -> None:
+    calls: list[str] = []
+    mixer = PromptMixer(lambda text: calls.append(text) or encoded(text))
+    for number in range(300):
+        mixer.advance(((str(number % 3), 1.0),), 0)
+    assert calls == ["0", "1", "2"]
+    for number in range(300):
+        mixer.advance(((f"x{number}", 1.0),), 0)
+    assert len(mixer._texts) == 64
