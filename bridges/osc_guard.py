@@ -196,9 +196,10 @@ def _as_typed(single: float) -> float:
 
     So a slider at the end of a range is inside the range, and a saved preset shows the number that was sent.
     """
-    for digits in (6, 7, 8):
-        short = float(f"{single:.{digits}g}")
-        if _FLOAT32.pack(short) == _FLOAT32.pack(single):
+    wanted = _FLOAT32.pack(single)
+    for digits in ("%.6g", "%.7g", "%.8g"):
+        short = float(digits % single)
+        if _FLOAT32.pack(short) == wanted:
             return short
     return single
 

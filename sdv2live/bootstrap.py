@@ -24,7 +24,12 @@ from sdv2live.paths import checkout_root
 GUARD_VARIABLE = "SDV2LIVE_BOOTSTRAP"
 
 # What pip calls a module's package, where the two names differ.
-PACKAGE_OF_MODULE = {"cv2": "opencv-python-headless", "pythonosc": "python-osc"}
+PACKAGE_OF_MODULE = {
+    "cv2": "opencv-python-headless",
+    "pythonosc": "python-osc",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+}
 # The same bound as in pyproject.toml; an older torch can be imported and then fails much later.
 OLDEST_TORCH = (2, 11)
 
@@ -39,6 +44,7 @@ class Needs:
 
 _ENGINE = ("torch", "numpy", "einops", "safetensors")
 _LIVE = (*_ENGINE, "cv2", "av")
+_TRAINING = ("skimage", "sklearn", "matplotlib")
 _NOTHING = Needs()
 
 NEEDS_OF_COMMAND: Mapping[str, Needs] = {
@@ -52,7 +58,7 @@ NEEDS_OF_COMMAND: Mapping[str, Needs] = {
     "doctor": _NOTHING,
     "help": _NOTHING,
     "test": Needs(
-        (*_LIVE, "pyvirtualcam", "pytest", "pythonosc", "psutil", "ruff", "mypy", "setuptools"),
+        (*_LIVE, "pyvirtualcam", "pytest", "pythonosc", "psutil", "ruff", "mypy", "setuptools", *_TRAINING),
         along=("huggingface_hub",),
     ),
 }
@@ -107,7 +113,7 @@ def ensure(arguments: Sequence[str]) -> None:
     except UserError as error:
         _give_up(str(error), 2)
     except KeyboardInterrupt:
-        _give_up("the installation was stopped; the next start takes it up again.", 130)
+        _give_up("the installation was stopped; start again to install what is missing.", 130)
     environ = {**os.environ, GUARD_VARIABLE: guard}
     # A framework build of macOS sets it, and the next Python would take itself for this one.
     environ.pop("__PYVENV_LAUNCHER__", None)

@@ -204,11 +204,14 @@ def range_text(row: Parameter) -> str:
             return f"up to {MAX_MIX_ENTRIES} texts, each with a weight from {row.minimum:g} to {row.maximum:g}"
         case Kind.SIZE:
             return f"WIDTHxHEIGHT, multiples of {row.step:g} from {row.minimum:g} to {row.maximum:g}"
-    return f"{row.minimum:g} to {row.maximum:g}{unit}"
+    return f"{row.minimum:.10g} to {row.maximum:.10g}{unit}"
 
 
 def reconcile(values: dict[str, Value], changed: str) -> str:
-    """Apply, in place, the rules that tie rows together after `changed` was set; returns what it did, or ''."""
+    """Apply, in place, the rules that tie rows together after `changed` was set.
+
+    Returns what it did to `changed` itself, or ''.
+    """
     low, high = values.get("noise.min"), values.get("noise.max")
     if isinstance(low, float) and isinstance(high, float) and low > high and changed in ("noise.min", "noise.max"):
         # The bound that the hand is on stops at the other one.
@@ -217,7 +220,7 @@ def reconcile(values: dict[str, Value], changed: str) -> str:
     steps, count = values.get("steps.list"), values.get("steps.count")
     if isinstance(steps, tuple) and isinstance(count, int) and count > len(steps) and changed.startswith("steps."):
         values["steps.count"] = len(steps)
-        return f"steps.list has {len(steps)} entries"
+        return f"steps.list has {len(steps)} entries" if changed == "steps.count" else ""
     return ""
 
 

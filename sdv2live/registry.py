@@ -68,10 +68,16 @@ class Registry:
         return name in self._user_set
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` after each change, in the setter's thread; returns what ends it."""
+        """Call `listener` after each change, in the setter's thread; it must not raise. Returns what ends it."""
         with self._lock:
             self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+
+        def end() -> None:
+            with self._lock:
+                if listener in self._listeners:
+                    self._listeners.remove(listener)
+
+        return end
 
     def set(self, name: str, value: object, *, origin: str) -> SetResult:
         """Set one value as a live control does: out of range is clamped, what makes no sense is rejected."""
@@ -111,7 +117,7 @@ class Registry:
                     draft[name] = coerce(self.table[name], value).value
             for name in defaults:
                 reconcile(draft, name)
-            self._replace(draft, list(defaults), "engine")
+            self._replace(draft, "engine")
 
     def _stage(self, items: list[tuple[str, object]]) -> tuple[dict[str, Value], list[SetResult]]:
         """Coerce each value, then apply the rules between rows, so that the order inside a bundle does not matter."""
@@ -144,11 +150,11 @@ class Registry:
 
     def _commit(self, draft: dict[str, Value], names: list[str], origin: str) -> None:
         self._user_set.update(names)
-        cleared = [self.table[name].clears for name in names if self.table[name].clears]
-        self._replace(draft, names + cleared, origin)
+        self._replace(draft, origin)
 
-    def _replace(self, draft: dict[str, Value], names: list[str], origin: str) -> None:
-        changed = {name: draft[name] for name in names if draft[name] != self._values[name]}
+    def _replace(self, draft: dict[str, Value], origin: str) -> None:
+        """Make `draft` the values that hold, and tell: what a rule between rows moved is news as well."""
+        changed = {name: value for name, value in draft.items() if value != self._values[name]}
         if not changed:
             return
         self._values = draft

@@ -7,13 +7,15 @@ minutes the learning rate follows the clock).
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import math
 import os
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,12 +118,14 @@ class Loop:
         self._report(f"done: {self.step} steps in {self.elapsed_s / 60:.1f} min")
 
     def update(self, loss: Tensor, **figures: float) -> None:
-        """Backward, clip, step, average. A loss that is not finite ends the run: silence would train on."""
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise FloatingPointError(f"stage {self.stage}, step {self.step}: the loss is {value}")
+        """Backward and one optimiser step."""
         self.optimiser.zero_grad(set_to_none=True)
+        self._check(float(loss.detach()))
         loss.backward()
+        self.apply(loss=float(loss.detach()), **figures)
+
+    def apply(self, **figures: float) -> None:
+        """Clip the gradients that are there, step, average."""
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimiser.step()
         rate = min(self.decay, (self.step + 1) / (self.step + 10))
@@ -130,8 +134,14 @@ class Loop:
             for key, weight in module.state_dict().items():
                 if weight.is_floating_point():
                     kept[key].lerp_(weight.detach(), 1 - rate)
-        for key, figure in {"loss": value, **figures}.items():
+        for key, figure in figures.items():
+            self._check(figure)
             self._seen.setdefault(key, []).append(figure)
+
+    def _check(self, value: float) -> None:
+        """A loss that is not finite ends the run: going on would spoil the average in silence."""
+        if not math.isfinite(value):
+            raise FloatingPointError(f"stage {self.stage}, step {self.step}: a loss is {value}")
 
     def save(self) -> None:
         """Checkpoint, whole or not at all."""
@@ -150,6 +160,41 @@ class Loop:
         figures = " ".join(f"{key} {sum(seen) / len(seen):.4f}" for key, seen in self._seen.items())
         self._seen.clear()
         print(f"{self.stage}: {text} | {figures}", file=sys.stderr, flush=True)
+
+
+class Workers:
+    """Copies of a loop's modules that share its weights, each run by a thread of its own.
+
+    Two threads on halves of a batch beat two threads inside each operation where the cores are not free all the
+    time: they wait for each other once a step. Gradients are summed into the loop's own modules.
+    """
+
+    def __init__(self, modules: dict[str, nn.Module], count: int) -> None:
+        self.masters = modules
+        self.copies = [modules] + [copy.deepcopy(modules) for _ in range(count - 1)]
+        for copied in self.copies[1:]:
+            for name, module in copied.items():
+                for ours, theirs in zip(module.parameters(), modules[name].parameters(), strict=True):
+                    ours.data = theirs.data
+        self._pool = ThreadPoolExecutor(count)
+
+    def gradients(self, loss_of: Callable[[dict[str, Any], int], tuple[Tensor, dict[str, float]]]) -> dict[str, float]:
+        """Run `loss_of(modules, worker)` in each worker, backward, leave the mean gradient; returns mean figures."""
+
+        def run(index: int) -> dict[str, float]:
+            for module in self.copies[index].values():
+                module.zero_grad(set_to_none=True)
+            loss, figures = loss_of(self.copies[index], index)
+            (loss / len(self.copies)).backward()
+            return {"loss": float(loss.detach()), **figures}
+
+        results = list(self._pool.map(run, range(len(self.copies))))
+        for copied in self.copies[1:]:
+            for name, module in copied.items():
+                for ours, theirs in zip(module.parameters(), self.masters[name].parameters(), strict=True):
+                    if ours.grad is not None and theirs.grad is not None:
+                        theirs.grad += ours.grad
+        return {key: sum(r[key] for r in results) / len(results) for key in results[0]}
 
 
 def _copy(module: nn.Module) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from sdv2live.engine.model.wan_transformer import POCKET, WanTransformer
 from sdv2live.training import words
 from sdv2live.training.batches import Batches
 from sdv2live.training.data import LARGE, SMALL, PoolSpec
-from sdv2live.training.loop import Budget, Loop, averaged, keep_freed_memory
+from sdv2live.training.loop import Budget, Loop, Workers, averaged, keep_freed_memory
 
 LATENT_STD_RANGE = (0.2, 1.0)
 
@@ -327,40 +328,47 @@ def stage_c(work: Path, budget: Budget, *, seed: int, device: torch.device) -> N
         loop.update(mse + 0.2 * (ours - target).abs().mean(), mse=float(mse.detach()))
 
 
-def stage_d(work: Path, budget: Budget, *, seed: int, device: torch.device) -> None:
+def stage_d(work: Path, budget: Budget, *, seed: int, device: torch.device, workers: int = 2) -> None:
     """Decoder and DiT together, one step from the noised source to pictures."""
     keep_freed_memory()
     torch.manual_seed(seed)
     codec = load_codec(work, "b", device)
-    text = load_text(work, device)
-    batches = Batches(work / "pools", prompt_tokens(text, seed=seed), device)
+    batches = Batches(work / "pools", prompt_tokens(load_text(work, device), seed=seed), device)
     dit = WanTransformer(POCKET).to(device)
     dit.load_state_dict(averaged(work, "c", "dit"))
-    loop = Loop(
-        "d",
-        work,
-        {"codec": codec, "dit": dit},
-        [*codec.decoder_parameters(), *dit.parameters()],
-        budget=budget,
-        seed=seed,
-        peak_lr=5e-4,
-    )
+    modules: dict[str, nn.Module] = {"codec": codec, "dit": dit}
+    parameters = [*codec.decoder_parameters(), *dit.parameters()]
+    loop = Loop("d", work, modules, parameters, budget=budget, seed=seed, peak_lr=6e-4)
+    team = Workers(modules, workers)
     for rng in loop.steps():
-        batch = batches.styled(rng, 3, 8, 128, pool_name="small")
-        with torch.no_grad():
-            source, side = codec.encode(batch.source)
-            target = codec.normalise(codec.raw_latent(batch.target)[0])
-            noise = torch.randn_like(source[:, :1] if rng.random() < 0.7 else source)
-            sigma = batch.noise_scale
-            noisy = torch.lerp(source, noise.expand_as(source), sigma.view(-1, 1, 1, 1, 1))
-            keep = (torch.rand(len(sigma), device=device) > 0.15).float()
-        latent = denoise(dit, noisy, sigma, batch.tokens)
-        ours = decode_clip(codec, latent, side, codec.style(batch.tokens, sigma), keep)
-        check_output(ours, loop.step)
-        mse = (latent - target).square().mean()
-        loop.update(
-            picture_loss(ours, batch.target) + 0.3 * mse, psnr=psnr(ours, batch.target), mse=float(mse.detach())
-        )
+        generators = rng.spawn(workers)
+
+        def loss_of(
+            nets: dict[str, Any], worker: int, generators: list[np.random.Generator] = generators
+        ) -> tuple[Tensor, dict[str, float]]:
+            return _joint_loss(nets["codec"], nets["dit"], batches, generators[worker], loop.step)
+
+        loop.apply(**team.gradients(loss_of))
+
+
+def _joint_loss(
+    codec: PocketCodec, dit: WanTransformer, batches: Batches, rng: np.random.Generator, step: int
+) -> tuple[Tensor, dict[str, float]]:
+    """What the live engine does to a clip, against the drawn target."""
+    batch = batches.styled(rng, 2, 8 if rng.random() < 0.5 else 4, 128)
+    device = batch.source.device
+    with torch.no_grad():
+        source, side = codec.encode(batch.source)
+        target = codec.normalise(codec.raw_latent(batch.target)[0])
+        shape = source[:, :1].shape if rng.random() < 0.7 else source.shape
+        noise = torch.from_numpy(rng.standard_normal(shape, np.float32)).to(device).expand_as(source)
+        noisy = torch.lerp(source, noise, batch.noise_scale.view(-1, 1, 1, 1, 1))
+        keep = torch.from_numpy((rng.random(len(source)) > 0.1).astype(np.float32)).to(device)
+    latent = denoise(dit, noisy, batch.noise_scale, batch.tokens)
+    ours = decode_clip(codec, latent, side, codec.style(batch.tokens, batch.noise_scale), keep)
+    check_output(ours, step)
+    mse = (latent - target).square().mean()
+    return picture_loss(ours, batch.target) + 0.3 * mse, {"psnr": psnr(ours, batch.target), "mse": float(mse.detach())}
 
 
 STAGES = {"words": stage_words, "a": stage_a, "b": stage_b, "c": stage_c, "d": stage_d}

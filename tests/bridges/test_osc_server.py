@@ -343,6 +343,7 @@ def test_a_bad_value_does_not_push_out_a_good_one(registry: Registry, peer: Peer
         peer.send(f"{ROOT}/seed", 5)
         peer.send(f"{ROOT}/seed", float("nan"))
     assert {peer.receive()[0] for _ in range(100)} == {f"{ROOT}/error"}
+    peer.settle()
     assert registry.get("seed") == 5
 
 

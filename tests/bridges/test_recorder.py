@@ -27,7 +27,9 @@ SUFFIXES = (".mp4", ".mov", ".mkv")
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def record(path: Path, ticks: list[int], *, size_wh: tuple[int, int] = (320, 192), rate_fps: int | Fraction = 30) -> Path:
+def record(
+    path: Path, ticks: list[int], *, size_wh: tuple[int, int] = (320, 192), rate_fps: int | Fraction = 30
+) -> Path:
     recorder = Recorder(path)
     recorder.open(size_wh, rate_fps)
     for tick in ticks:

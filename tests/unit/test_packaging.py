@@ -27,6 +27,9 @@ def requirements(*extras: str) -> dict[str, tuple[int, ...]]:
     """Package -> lowest version, from the metadata."""
     project = PYPROJECT["project"]
     lines = project["dependencies"] + [line for extra in extras for line in project["optional-dependencies"][extra]]
+    extras_of_extras = [extra for line in lines for extra in re.findall(r"^sdv2live\[(\w+)\]$", line)]
+    lines = [line for line in lines if not line.startswith("sdv2live[")]
+    lines += [line for extra in extras_of_extras for line in project["optional-dependencies"][extra]]
     matches = [re.match(r"([\w-]+)>=([\d.]+)", line) for line in lines]
     assert all(matches), "every requirement has a lower bound"
     return {match[1]: version(match[2]) for match in matches if match}

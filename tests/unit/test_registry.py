@@ -166,3 +166,11 @@ def test_a_snapshot_never_shows_half_of_a_bundle(registry: Registry) -> None:
     finally:
         stop.set()
         writer.join()
+
+
+def test_what_a_rule_moves_is_told_too(registry: Registry) -> None:
+    heard: list[Change] = []
+    registry.set("steps.count", 2, origin="osc")
+    registry.subscribe(heard.append)
+    assert registry.set("steps.list", (400,), origin="osc").status == "accepted"
+    assert dict(heard[0].values) == {"steps.list": (400,), "steps.count": 1}
