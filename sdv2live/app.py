@@ -32,7 +32,7 @@ from sdv2live.presets import apply_preset
 from sdv2live.queues import FrameRing
 from sdv2live.registry import Registry
 from sdv2live.session import Session
-from sdv2live.supervisor import RestartPolicy, Supervisor
+from sdv2live.supervisor import RestartPolicy, State, Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -97,11 +97,11 @@ class LiveApp:
             self._start()
             self._watch()
             # The numbers of a run are those of its end, not of what is left once everything is closed.
-            summary = self.summary()
+            summary, end_state = self.summary(), self.supervisor.state
         self._report(summary | {"peak_memory_bytes": _peak_memory_bytes()})
         if self.session.failure is not None:
             raise RuntimeError("the stream ended with an error; see the log") from self.session.failure
-        if self.supervisor.is_refused:
+        if end_state is State.FAILED and self.presenter.first_picture_s is None:
             raise UserError(self.supervisor.reason)
         return 128 + self._signal if self._signal else 0
 
@@ -161,9 +161,11 @@ class LiveApp:
             if now_s >= next_status_s:
                 self._print_status(now_s)
                 next_status_s = now_s + STATUS_PERIOD_S
-            if self.session.failure is not None or self.supervisor.is_refused:
-                break
             first_s = self.presenter.first_picture_s
+            # Once there was a picture, outputs go on with a card and `stream.reset` tries again; before, it is over.
+            has_never_run = self.supervisor.state is State.FAILED and first_s is None
+            if self.session.failure is not None or has_never_run:
+                break
             if self.options.seconds is not None and first_s is not None and now_s - first_s >= self.options.seconds:
                 break
             if self.capture.status.state == "ended":

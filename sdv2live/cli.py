@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NoReturn
 
 from sdv2live import __version__
 from sdv2live.errors import UserError
@@ -47,8 +48,15 @@ def _run(arguments: list[str]) -> int:
     return int(options.run(options))
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse, with one sentence in place of the usage for a mistyped line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `{self.prog} --help` lists what there is.")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="sdv2live",
         description="A live AI video effect. Without a command: live.",
         epilog="`sdv2live COMMAND --help` lists the flags of a command; `sdv2live test` runs the tests of a checkout.",
@@ -103,7 +111,10 @@ def _add_parameters(parser: argparse.ArgumentParser, rows: Iterable[Parameter]) 
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
     if not 0 < seconds < 1e7:
         raise argparse.ArgumentTypeError(f"{text} is not a time in seconds above 0")
     return seconds
@@ -150,7 +161,8 @@ def _live(options: argparse.Namespace) -> int:
         ),
     )
     for output in outputs:
-        if (path := getattr(output, "path", None)) is not None:
+        path = getattr(output, "path", None)
+        if path is not None and path.exists():
             print(f"written: {path}")
     return code
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
 from bridges.recorder import Recorder
-from sdv2live.capture.base import SourceInfo
+from sdv2live.capture.base import Source, SourceInfo
 from sdv2live.capture.preprocess import fit_into
 from sdv2live.capture.select import open_source
 from sdv2live.engine.base import Chunk, ChunkResult, Engine
@@ -34,13 +33,13 @@ def render(registry: Registry, source_spec: str, out: Path, *, overwrite: bool) 
         raise UserError(f"{out} is no video file name: end it with .mp4.")
     spec = engine_spec(registry)
     source = open_source(source_spec, loop=False)
-    if source.is_live:
+    if not source.ends:
         raise UserError(f"{source_spec} never ends: render needs a video file.")
     info = source.open()
     partial = out.with_name(f"{out.stem}.partial{out.suffix}")
     recorder = Recorder(partial, if_exists="overwrite")
     try:
-        recorder.open(spec.size_wh, _whole_rate(info.rate_fps))
+        recorder.open(spec.size_wh, info.rate_fps)
         print("sdv2live: loading the engine", file=sys.stderr)
         from sdv2live.engine.build import build_engine
 
@@ -66,17 +65,15 @@ def render(registry: Registry, source_spec: str, out: Path, *, overwrite: bool) 
     return 0
 
 
-def _whole_rate(rate_fps: Fraction) -> int:
-    return max(round(rate_fps), 1)
-
-
-def _fitted_frames(source: object, size_wh: tuple[int, int], fit: str) -> Iterator[Pixels]:
+def _fitted_frames(source: Source, size_wh: tuple[int, int], fit: str) -> Iterator[Pixels]:
     width, height = size_wh
     while True:
         try:
-            frame = source.read()  # type: ignore[attr-defined]
+            frame = source.read()
         except SourceEnded:
             return
+        if frame is None:
+            continue
         out = np.empty((height, width, 3), np.uint8)
         fit_into(frame.pixels, out, fit)
         yield out

@@ -88,7 +88,6 @@ class Supervisor:
         self.engine: EngineClient | None = None
         self.state = State.LOADING
         self.reason = ""
-        self.is_refused = False
         self.restarts = 0
         self.bad_chunks = 0
         self.device = ""
@@ -116,7 +115,6 @@ class Supervisor:
             return []
         except EngineRefused as error:
             self._give_up(one_line(error))
-            self.is_refused = True
             return []
         except EngineDead as error:
             self._died(one_line(error))

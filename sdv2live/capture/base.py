@@ -39,6 +39,7 @@ class Source(ABC):
     """
 
     is_live: bool = False
+    ends: bool = True  # False: it never runs out of frames by itself, so there is no whole of it to render
 
     @abstractmethod
     def open(self) -> SourceInfo:

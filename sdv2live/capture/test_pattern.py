@@ -99,6 +99,7 @@ class PatternSource(Source):
     """`pattern`: 640x360 at 30 fps, without end."""
 
     is_live = False
+    ends = False
 
     def __init__(self, size_wh: tuple[int, int] = PATTERN_SIZE_WH) -> None:
         self._size_wh = size_wh
@@ -121,6 +122,7 @@ class EmptySource(Source):
     """`none`: open like a camera, and never a frame. For a show that starts without a picture."""
 
     is_live = True
+    ends = False
 
     def __init__(self) -> None:
         self._closed = threading.Event()

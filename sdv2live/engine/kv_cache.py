@@ -89,10 +89,9 @@ class CachedAttention:
         window, table = cache.window, cache.table
         layouts = [window.layout(row.newest) for row in rows]
         self._slots = [[window.slot_of(frame) for frame in range(row.first, row.newest + 1)] for row in rows]
-        self._key_tables = [_gathered(table, layout) for layout in layouts]
-        self._query_tables = [
-            _gathered(table, tuple(layout[slot] for slot in slots))
-            for layout, slots in zip(layouts, self._slots, strict=True)
+        self._key_turns = [table.at(layout) for layout in layouts]
+        self._query_turns = [
+            table.at(tuple(layout[slot] for slot in slots)) for layout, slots in zip(layouts, self._slots, strict=True)
         ]
         self._valid = [len(layout) for layout in layouts]
 
@@ -104,16 +103,7 @@ class CachedAttention:
                 span = slice(index * self._cache.tokens, (index + 1) * self._cache.tokens)
                 keys[row.row, slot].copy_(k[b, span])
                 values[row.row, slot].copy_(v[b, span])
-            past_k = rotate(keys[row.row, : self._valid[b]].flatten(0, 1), *self._key_tables[b])
+            past_k = rotate(keys[row.row, : self._valid[b]].flatten(0, 1), self._key_turns[b])
             past_v = values[row.row, : self._valid[b]].flatten(0, 1)
-            outputs.append(attend(rotate(q[b], *self._query_tables[b])[None], past_k[None], past_v[None]))
+            outputs.append(attend(rotate(q[b], self._query_turns[b])[None], past_k[None], past_v[None]))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-
-
-def _gathered(table: RopeTable, positions: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """cos and sin [len(positions) * L, 1, D/2] for slots at these positions."""
-    # Host integers, one view each: no index tensor goes to the device.
-    return (
-        torch.cat([table.cos[position] for position in positions])[:, None],
-        torch.cat([table.sin[position] for position in positions])[:, None],
-    )

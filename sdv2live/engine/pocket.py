@@ -51,7 +51,7 @@ def build_pocket(spec: EngineSpec, weights_dir: Path, *, first_epoch: int = 0) -
     """The engine, loaded and not yet warm. Raises UserError for weights that do not fit."""
     device = choose_device(spec.device)
     dtype = choose_dtype(spec.precision, device)
-    words = json.loads((weights_dir / "config.json").read_text("utf-8"))
+    words = json.loads((weights_dir / "config.json").read_text("utf-8"))["text"]
     dit, codec = WanTransformer(POCKET), PocketCodec()
     text = PocketTextEncoder(tuple(words["looks"]), tuple(words["colours"]))
     load_strict(dit, weights_dir / "dit.safetensors", dtype=dtype, device=device)

@@ -13,7 +13,7 @@ from sdv2live.training.data import LARGE, SMALL, make_pools
 from sdv2live.training.evaluate import evaluate, table, words_table
 from sdv2live.training.export import export
 from sdv2live.training.loop import Budget
-from sdv2live.training.train import STAGES
+from sdv2live.training.train import STAGES, Setup
 
 # Minutes on two CPU cores; the text stage is counted in steps because it is short everywhere.
 MINUTES = {"a": 12.0, "b": 40.0, "c": 25.0, "d": 20.0}
@@ -34,6 +34,9 @@ def parser() -> argparse.ArgumentParser:
         choices=[*STAGES, []],
         metavar="STAGE",
         help=f"of {', '.join(STAGES)}; all, in this order, if none is named",
+    )
+    run.add_argument(
+        "--workers", type=int, default=1, help="threads with a batch each (stages c and d); use --threads 1"
     )
     length = run.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="minutes for each stage (default: a 2-core schedule)")
@@ -66,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
                 budget = Budget(steps=args.steps or WORDS_STEPS)
             else:
                 budget = Budget(minutes=args.minutes or MINUTES[stage])
-            STAGES[stage](args.work, budget, seed=args.seed, device=torch.device(args.device))
+            STAGES[stage](Setup(args.work, torch.device(args.device), args.seed, args.workers), budget)
     elif args.command == "evaluate":
         device = torch.device(args.device)
         rows = evaluate(args.model, args.work / "sheets", video=args.video, device=device)

@@ -17,7 +17,16 @@ from sdv2live.training.effects import COLOURS, LOOKS, strength_of_noise
 
 LOOK_NAMES, COLOUR_NAMES = tuple(LOOKS), tuple(COLOURS)
 # Looks that need more room to be learned are drawn more often.
-LOOK_SHARES = {"identity": 0.6, "oil": 1.5, "watercolour": 1.4, "cel": 1.5, "neon": 1.3, "night": 0.7, "vintage": 0.7}
+LOOK_SHARES = {
+    "identity": 0.6,
+    "oil": 1.5,
+    "watercolour": 1.3,
+    "cel": 1.6,
+    "neon": 1.4,
+    "pixel": 1.3,
+    "night": 0.7,
+    "vintage": 0.6,
+}
 PLAIN_SHARE = 0.55  # of the samples keep the look's own colours
 MIX_SHARE = 0.08  # of the samples are between two looks, as a transition is
 
@@ -85,17 +94,13 @@ class Batches:
             rows.append((pieces[0], *self._styled(wish, pieces, rng), wish.noise_scale))
         return self._batch(rows)
 
-    def variants(self, rng: np.random.Generator, pool_name: str, clip: int, count: int) -> Batch:
-        """One whole clip with many wishes."""
+    def variant(self, rng: np.random.Generator, pool_name: str, clip: int) -> Batch:
+        """One whole clip with one wish, as a batch of one."""
         pool = self.pools[pool_name]
-        rows = []
-        for _ in range(count):
-            wish = self._wish(rng)
-            pieces = [
-                pool.crop(look, clip, 0, pool.spec.frames, 0, 0, pool.spec.side_px).float() / 255 for look in wish.looks
-            ]
-            rows.append((pieces[0], *self._styled(wish, pieces, rng), wish.noise_scale))
-        return self._batch(rows)
+        wish = self._wish(rng)
+        spec = pool.spec
+        pieces = [pool.crop(look, clip, 0, spec.frames, 0, 0, spec.side_px).float() / 255 for look in wish.looks]
+        return self._batch([(pieces[0], *self._styled(wish, pieces, rng), wish.noise_scale)])
 
     def _wish(self, rng: np.random.Generator) -> _Wish:
         looks = [0, int(rng.choice(len(LOOK_NAMES), p=self._look_shares))]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from sdv2live.training.effects import LOOKS
 
-Picture = NDArray[np.uint8]
+Picture = NDArray[Any]  # uint8 RGB throughout; cv2's own types say no more than that it is an array
 
 # (package, path inside it, licence). The licences are what each package's own documentation says of the file.
 PHOTOS: tuple[tuple[str, str, str], ...] = (
@@ -98,7 +99,7 @@ def duotone(grey: Picture, rng: np.random.Generator) -> Picture:
     return table.clip(0, 255).astype(np.uint8)[grey[..., 0]]
 
 
-def _shade(size: int, rng: np.random.Generator) -> NDArray[np.float32]:
+def _shade(size: int, rng: np.random.Generator) -> NDArray[Any]:
     """Light over a shape: a slope and some cloudy texture, around 1."""
     slope = rng.normal(0, 0.35, 2)
     grid = np.linspace(-1, 1, size, dtype=np.float32)
@@ -107,7 +108,7 @@ def _shade(size: int, rng: np.random.Generator) -> NDArray[np.float32]:
     texture = cv2.resize(
         rng.normal(0, 1, (cells, cells)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC
     )
-    return (light + rng.choice([0, 0.08, 0.2]) * texture).astype(np.float32)
+    return np.asarray(light + rng.choice([0, 0.08, 0.2]) * texture, np.float32)
 
 
 def dead_leaves(rng: np.random.Generator, side_px: int = 512) -> Picture:
@@ -117,7 +118,7 @@ def dead_leaves(rng: np.random.Generator, side_px: int = 512) -> Picture:
     for _ in range(int(rng.integers(60, 160))):
         radius = float(np.clip(12 * (1 - rng.random()) ** -0.75, 12, 200))
         centre = rng.uniform(0, side_px, 2)
-        mask = np.zeros((side_px, side_px), np.uint8)
+        mask: Picture = np.zeros((side_px, side_px), np.uint8)
         kind = rng.integers(4)
         if kind == 0:
             axes = (int(radius), int(max(3, radius * rng.uniform(0.3, 1))))
@@ -147,10 +148,10 @@ def dead_leaves(rng: np.random.Generator, side_px: int = 512) -> Picture:
             mask = cv2.GaussianBlur(mask, (0, 0), rng.uniform(1, 6))
         alpha = mask[..., None].astype(np.float32) / 255
         canvas = canvas + alpha * (fill - canvas)
-    return canvas.clip(0, 255).astype(np.uint8)
+    return np.asarray(canvas.clip(0, 255), np.uint8)
 
 
-def _photo_piece(rng: np.random.Generator, side_px: int) -> NDArray[np.float32]:
+def _photo_piece(rng: np.random.Generator, side_px: int) -> NDArray[Any]:
     picture = photo(rng)
     factor = max(side_px / min(picture.shape[:2]), 0.5) * rng.uniform(1, 1.4)
     picture = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
@@ -211,7 +212,7 @@ def make_clip(seed: int, index: int, frames: int, side_px: int) -> Picture:
         axes = (rng.uniform(0.12, 0.4, 2) * side_px).astype(int).tolist()
         tilt = rng.uniform(0, 180)
         for t in range(frames):
-            mask = np.zeros((side_px, side_px), np.float32)
+            mask: NDArray[Any] = np.zeros((side_px, side_px), np.float32)
             cv2.ellipse(mask, (place + pace * t).astype(int).tolist(), axes, tilt, 0, 360, 1.0, -1, cv2.LINE_AA)
             mask = cv2.GaussianBlur(mask, (0, 0), 0.8)[..., None]
             clip[t] += mask * (front[t] - clip[t])
@@ -220,7 +221,7 @@ def make_clip(seed: int, index: int, frames: int, side_px: int) -> Picture:
     clip = clip * (1 + rng.normal(0, 0.05, 3))
     if rng.random() < 0.6:
         clip = clip + rng.normal(0, rng.uniform(0.5, 5), clip.shape)
-    return clip.clip(0, 255).astype(np.uint8)
+    return np.asarray(clip.clip(0, 255), np.uint8)
 
 
 def _open(folder: Path, spec: PoolSpec, name: str, mode: str) -> Picture:
@@ -233,7 +234,7 @@ def _open(folder: Path, spec: PoolSpec, name: str, mode: str) -> Picture:
     return np.lib.format.open_memmap(path, mode)
 
 
-def _done_marks(folder: Path, spec: PoolSpec) -> NDArray[np.uint8]:
+def _done_marks(folder: Path, spec: PoolSpec) -> NDArray[Any]:
     path = folder / f"{spec.name}-done.npy"
     if path.exists():
         return np.lib.format.open_memmap(path, "r+")

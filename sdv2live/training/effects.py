@@ -70,7 +70,7 @@ def kuwahara(x: Tensor, *, reach_px: float, blob_px: float, power: int = 6) -> T
     pad = math.ceil(reach_px)
     padded = F.pad(moments, (pad, pad, pad, pad), mode="replicate")
     height, width = x.shape[-2:]
-    total = weight_sum = 0.0
+    total, weight_sum = torch.zeros_like(x), torch.zeros_like(grey)
     for turn in range(8):
         dx = pad + round(reach_px * math.cos(turn * math.pi / 4))
         dy = pad + round(reach_px * math.sin(turn * math.pi / 4))

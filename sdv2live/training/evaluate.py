@@ -22,7 +22,8 @@ from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
 from sdv2live.training import words
 from sdv2live.training.data import Picture, package_file, read_picture
 from sdv2live.training.effects import COLOURS, LOOKS
-from sdv2live.training.train import decode_clip, denoise, psnr
+from sdv2live.training.losses import psnr
+from sdv2live.training.train import channels_last, decode_clip, denoise
 
 SIDE_PX, FRAMES = 256, 16
 SIGMA = 0.5
@@ -49,7 +50,8 @@ def load_model(folder: Path, device: torch.device) -> Model:
     for name, network in (("codec", codec), ("text", text), ("dit", dit)):
         network.load_state_dict({k: v.float() for k, v in load_file(folder / f"{name}.safetensors").items()})
         network.to(device).eval().requires_grad_(False)
-    return Model(codec.to(memory_format=torch.channels_last), text, dit, config)
+    channels_last(codec)
+    return Model(codec, text, dit, config)
 
 
 def still_with_motion(picture: Picture, scale: float, *, is_moving: bool = True) -> Picture:
@@ -72,7 +74,8 @@ def still_with_motion(picture: Picture, scale: float, *, is_moving: bool = True)
 
 def video_frames(path: Path, count: int) -> Picture:
     """The first frames of a video, centre-cropped to a square and resized."""
-    video, frames = cv2.VideoCapture(str(path)), []
+    video = cv2.VideoCapture(str(path))
+    frames: list[Picture] = []
     while len(frames) < count:
         is_read, frame = video.read()
         if not is_read:

@@ -53,6 +53,7 @@ def export(work: Path, folder: Path) -> int:
             raise ValueError(f"the weights of {name} do not fit 16-bit floats")
         part, path = folder / f"{name}.part", folder / f"{name}.safetensors"
         save_file(half, part)
+        part.chmod(0o644)
         total += part.stat().st_size
         os.replace(part, path)
     config = {

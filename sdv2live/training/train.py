@@ -1,4 +1,4 @@
-"""The stages that make the pocket model. Owns: losses, guards, and what each stage trains and freezes.
+"""The stages that make the pocket model. Owns: what each stage trains, on what, and what it freezes.
 
 Order: words (text encoder, then frozen), a (plain autoencoder; its decoder is thrown away, its encoder frozen), b (the
 styled decoder, on latents of the finished targets), c (the DiT, in latents), d (decoder and DiT together, on pictures).
@@ -7,7 +7,6 @@ Each stage starts from the averaged weights of the ones before.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,21 @@ from sdv2live.engine.model.pocket_codec import FRAMES, LATENT_CHANNELS, PocketCo
 from sdv2live.engine.model.pocket_text import PocketTextEncoder
 from sdv2live.engine.model.wan_transformer import POCKET, WanTransformer
 from sdv2live.training import words
+from sdv2live.training.bank import LatentBank, latent_bank
 from sdv2live.training.batches import Batches
-from sdv2live.training.data import LARGE, SMALL, PoolSpec
+from sdv2live.training.data import LARGE, SMALL
 from sdv2live.training.loop import Budget, Loop, Workers, averaged, keep_freed_memory
+from sdv2live.training.losses import check_latents, check_output, chroma, gradient_loss, picture_loss, psnr
 
-LATENT_STD_RANGE = (0.2, 1.0)
 
+@dataclass(frozen=True)
+class Setup:
+    """Where and how all stages run. workers: threads with a batch each, in the stages that are long on a CPU (c, d)."""
 
-class GuardError(RuntimeError):
-    """A network went where training must not go on."""
+    work: Path
+    device: torch.device
+    seed: int = 0
+    workers: int = 1
 
 
 class PlainDecoder(nn.Module):
@@ -51,71 +56,39 @@ class PlainDecoder(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.normal_(layer.weight, std=1.4 / (layer.in_channels * layer.kernel_size[0] ** 2) ** 0.5)
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def forward(self, latent: Tensor) -> Tensor:
         """[B, n, 16, h, w] -> [B, 4n, 3, 8h, 8w]."""
         rows = latent.shape[0]
         x = self.body(latent.flatten(0, 1)).unflatten(1, (FRAMES, -1)).flatten(0, 1)
-        return F.pixel_shuffle(self.near(F.pixel_shuffle(x, 2)), 4).unflatten(0, (rows, -1))
+        frames: Tensor = F.pixel_shuffle(self.near(F.pixel_shuffle(x, 2)), 4).unflatten(0, (rows, -1))
+        return frames
 
 
-def chroma(x: Tensor) -> Tensor:
-    return x - x.mean(-3, keepdim=True)
+def channels_last(network: nn.Module) -> None:
+    """Convolution weights in the memory order that is fastest on CPUs and GPUs, in place."""
+    for parameter in network.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
-def gradient_loss(ours: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute difference of the neighbour differences."""
-    error = ours - target
-    return error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-
-
-def picture_loss(ours: Tensor, target: Tensor) -> Tensor:
-    """Distance of pictures in [-1, 1]; what lies on the target's edges counts up to four times.
-
-    Without the edges' weight a mostly black look (neon) is learned as black.
-    """
-    with torch.no_grad():
-        edge = F.pad(target.diff(dim=-1).abs(), (1, 0)) + F.pad(target.diff(dim=-2).abs(), (0, 0, 1, 0))
-        weight = 1 + 3 * (4 * edge.mean(-3, keepdim=True)).clamp(0, 1)
-    error = ours - target
-    weighted = (weight * (error.abs() + error.square())).mean()
-    return weighted + gradient_loss(ours, target) + 0.5 * (chroma(ours) - chroma(target)).abs().mean()
-
-
-def check_latents(latent: Tensor, step: int) -> float:
-    """Standard deviation of raw latents; a collapsed encoder makes the DiT decoration."""
-    std = float(latent.detach().std())
-    if step > 300 and not LATENT_STD_RANGE[0] <= std <= LATENT_STD_RANGE[1] * 1.5:
-        raise GuardError(f"step {step}: the latent's standard deviation is {std:.3f}, outside {LATENT_STD_RANGE}")
-    return std
-
-
-def check_output(frames: Tensor, step: int) -> None:
-    if step > 50 and float(frames.detach().std()) < 1e-3:
-        raise GuardError(f"step {step}: the decoder draws one flat colour")
-
-
-def psnr(ours: Tensor, target: Tensor) -> float:
-    """dB, of pictures in [-1, 1]."""
-    error = (ours.detach().clamp(-1, 1) - target).square().mean()
-    return float(10 * torch.log10(4 / error))
-
-
-def stage_a(work: Path, budget: Budget, *, seed: int, device: torch.device) -> None:
+def stage_a(setup: Setup, budget: Budget) -> None:
     """Plain autoencoder, then the latents' mean and deviation into the codec's buffers."""
     keep_freed_memory()
-    torch.manual_seed(seed)
-    codec = PocketCodec().to(device, memory_format=torch.channels_last)
-    plain = PlainDecoder().to(device, memory_format=torch.channels_last)
-    batches = Batches(work / "pools", None, device)
+    torch.manual_seed(setup.seed)
+    codec, plain = PocketCodec(), PlainDecoder()
+    for network in (codec, plain):
+        channels_last(network.to(setup.device))
+    batches = Batches(setup.work / "pools", None, setup.device)
     loop = Loop(
         "a",
-        work,
+        setup.work,
         {"codec": codec, "plain": plain},
         [*codec.encoder_parameters(), *plain.parameters()],
         budget=budget,
-        seed=seed,
+        seed=setup.seed,
         peak_lr=1.5e-3,
     )
     for rng in loop.steps():
@@ -135,7 +108,7 @@ def stage_a(work: Path, budget: Budget, *, seed: int, device: torch.device) -> N
     latents = []
     with torch.no_grad():
         for index in range(40):
-            frames = batches.plain(np.random.default_rng((seed, 1, index)), 4, 4, 96)
+            frames = batches.plain(np.random.default_rng((setup.seed, 1, index)), 4, 4, 96)
             latents.append(codec.raw_latent(frames)[0])
     stacked = torch.cat(latents).transpose(0, 2).flatten(1)
     codec.latent_mean.copy_(stacked.mean(1))
@@ -144,17 +117,17 @@ def stage_a(work: Path, budget: Budget, *, seed: int, device: torch.device) -> N
     loop.save()
 
 
-def stage_words(work: Path, budget: Budget, *, seed: int, device: torch.device) -> None:
+def stage_words(setup: Setup, budget: Budget) -> None:
     """The text encoder as a classifier of prompts; frozen afterwards."""
-    torch.manual_seed(seed)
-    text = PocketTextEncoder(words.LOOK_NAMES, words.COLOUR_NAMES).to(device)
+    torch.manual_seed(setup.seed)
+    text = PocketTextEncoder(words.LOOK_NAMES, words.COLOUR_NAMES).to(setup.device)
     loop = Loop(
         "words",
-        work,
+        setup.work,
         {"text": text},
         list(text.parameters()),
         budget=budget,
-        seed=seed,
+        seed=setup.seed,
         peak_lr=4e-3,
         betas=(0.9, 0.99),
     )
@@ -162,9 +135,9 @@ def stage_words(work: Path, budget: Budget, *, seed: int, device: torch.device) 
         drawn = [words.draw(rng) for _ in range(192)]
         looks, colours, unknown = text.logits([reading.text for reading in drawn])
         loss = (
-            F.cross_entropy(looks, _floats([r.looks for r in drawn], device))
-            + F.cross_entropy(colours, _floats([r.colours for r in drawn], device))
-            + 0.5 * F.binary_cross_entropy_with_logits(unknown, _floats([r.unknown for r in drawn], device))
+            F.cross_entropy(looks, _floats([r.looks for r in drawn], setup.device))
+            + F.cross_entropy(colours, _floats([r.colours for r in drawn], setup.device))
+            + 0.5 * F.binary_cross_entropy_with_logits(unknown, _floats([r.unknown for r in drawn], setup.device))
         )
         loop.update(loss)
 
@@ -188,14 +161,15 @@ def prompt_tokens(text: PocketTextEncoder, *, seed: int, wordings: int = 8) -> T
         for look in range(len(words.LOOK_NAMES))
         for colour in range(len(words.COLOUR_NAMES))
     ]
-    return torch.stack(rows).unflatten(0, (len(words.LOOK_NAMES), len(words.COLOUR_NAMES)))
+    looks, colours = len(words.LOOK_NAMES), len(words.COLOUR_NAMES)
+    return torch.stack(rows).view(looks, colours, wordings, *rows[0].shape[1:])
 
 
 def load_codec(work: Path, stage: str, device: torch.device) -> PocketCodec:
     """The codec as a stage left it, its encoder frozen."""
     codec = PocketCodec()
     codec.load_state_dict(averaged(work, stage, "codec"))
-    codec = codec.to(device, memory_format=torch.channels_last)
+    channels_last(codec.to(device))
     for parameter in codec.encoder_parameters():
         parameter.requires_grad_(False)
     return codec
@@ -207,24 +181,26 @@ def decode_clip(codec: PocketCodec, latent: Tensor, side: Side, style: Tensor, k
     return codec.decode(latent, side, style, memory, keep)
 
 
-def stage_b(work: Path, budget: Budget, *, seed: int, device: torch.device) -> None:
+def stage_b(setup: Setup, budget: Budget) -> None:
     """The styled decoder on latents of the finished targets, with the source ports closed now and then."""
     keep_freed_memory()
-    torch.manual_seed(seed)
-    codec = load_codec(work, "a", device)
-    text = load_text(work, device)
-    batches = Batches(work / "pools", prompt_tokens(text, seed=seed), device)
-    loop = Loop("b", work, {"codec": codec}, codec.decoder_parameters(), budget=budget, seed=seed, peak_lr=1.5e-3)
+    torch.manual_seed(setup.seed)
+    codec = load_codec(setup.work, "a", setup.device)
+    text = load_text(setup.work, setup.device)
+    batches = Batches(setup.work / "pools", prompt_tokens(text, seed=setup.seed), setup.device)
+    loop = Loop(
+        "b", setup.work, {"codec": codec}, codec.decoder_parameters(), budget=budget, seed=setup.seed, peak_lr=1.5e-3
+    )
     for rng in loop.steps():
         batch = batches.styled(rng, 4, 4 if rng.random() < 0.7 else 8, 96)
         with torch.no_grad():
             _, side = codec.encode(batch.source)
             latent = codec.normalise(codec.raw_latent(batch.target)[0])
             # What the DiT will give is not exact: a share of the rows gets up to 40 % noise.
-            amount = torch.rand(latent.shape[0], 1, 1, 1, 1, device=device) * 0.4
+            amount = torch.rand(latent.shape[0], 1, 1, 1, 1, device=setup.device) * 0.4
             amount = amount * (torch.rand_like(amount) < 0.2)
             latent = torch.lerp(latent, torch.randn_like(latent), amount)
-            keep = (torch.rand(latent.shape[0], device=device) > 0.25).float()
+            keep = (torch.rand(latent.shape[0], device=setup.device) > 0.25).float()
         style = codec.style(batch.tokens, batch.noise_scale)
         ours = decode_clip(codec, latent, side, style, keep)
         check_output(ours, loop.step)
@@ -242,106 +218,85 @@ def attention_for(latents: Tensor) -> BlockCausalAttention:
 def denoise(dit: WanTransformer, noisy: Tensor, sigma: Tensor, tokens: Tensor) -> Tensor:
     """noisy latents [B, F, 16, h, w], sigma [B], tokens [B, 8, 128] -> estimate of the clean latents."""
     timesteps = (1000 * sigma)[:, None].expand(-1, noisy.shape[1])
-    flow = dit(noisy, timesteps, dit.encode_text(tokens), attention_for(noisy))
+    flow: Tensor = dit(noisy, timesteps, dit.encode_text(tokens), attention_for(noisy))
     return noisy - sigma.view(-1, 1, 1, 1, 1) * flow
 
 
-@dataclass(frozen=True)
-class LatentBank:
-    """Clips encoded once, so that the DiT's training is not mostly encoding.
-
-    source [clips, F, 16, h, w], target [clips, variants, F, 16, h, w] (half floats), tokens [clips, variants, 8, 128],
-    noise_scale [clips, variants].
-    """
-
-    source: Tensor
-    target: Tensor
-    tokens: Tensor
-    noise_scale: Tensor
-
-    def draw(self, rng: np.random.Generator, rows: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """source, target, tokens, noise_scale of random clips and variants."""
-        clips = torch.from_numpy(rng.integers(len(self.source), size=rows))
-        variants = torch.from_numpy(rng.integers(self.target.shape[1], size=rows))
-        drawn = (
-            self.source[clips],
-            self.target[clips, variants],
-            self.tokens[clips, variants],
-            self.noise_scale[clips, variants],
-        )
-        source, target, tokens, noise_scale = (tensor.to(device, torch.float32) for tensor in drawn)
-        return source, target, tokens, noise_scale
-
-
-@torch.no_grad()
-def latent_bank(
-    work: Path, codec: PocketCodec, batches: Batches, spec: PoolSpec, *, variants: int, seed: int, device: torch.device
-) -> LatentBank:
-    """The bank of a pool, made once and kept in the work folder."""
-    path = work / f"bank-{spec.name}.pt"
-    if path.exists():
-        return LatentBank(**torch.load(path, weights_only=True))
-    rows: dict[str, list[Tensor]] = {"source": [], "target": [], "tokens": [], "noise_scale": []}
-    for clip in batches.pools[spec.name].ready.tolist():
-        rng = np.random.default_rng((seed, 2, spec.side_px, clip))
-        batch = batches.variants(rng, spec.name, clip, variants)
-        rows["source"].append(codec.encode(batch.source[:1])[0][0].half())
-        rows["target"].append(
-            torch.cat([codec.normalise(codec.raw_latent(one)[0]) for one in batch.target.split(1)]).half()
-        )
-        rows["tokens"].append(batch.tokens)
-        rows["noise_scale"].append(batch.noise_scale)
-    bank = {name: torch.stack(tensors).cpu() for name, tensors in rows.items()}
-    part = path.with_suffix(".part")
-    torch.save(bank, part)
-    os.replace(part, path)
-    return LatentBank(**bank)
-
-
-def stage_c(work: Path, budget: Budget, *, seed: int, device: torch.device) -> None:
+def stage_c(setup: Setup, budget: Budget) -> None:
     """The DiT in latents: from the noised source to the target, a quarter of the steps a later denoising step."""
     keep_freed_memory()
-    torch.manual_seed(seed)
-    codec = load_codec(work, "a", device).requires_grad_(False)
-    batches = Batches(work / "pools", prompt_tokens(load_text(work, device), seed=seed), device)
-    small = latent_bank(work, codec, batches, SMALL, variants=28, seed=seed, device=device)
-    large = latent_bank(work, codec, batches, LARGE, variants=28, seed=seed, device=device)
-    dit = WanTransformer(POCKET).to(device)
-    loop = Loop(
-        "c", work, {"dit": dit}, list(dit.parameters()), budget=budget, seed=seed, peak_lr=1e-3, betas=(0.9, 0.98)
+    torch.manual_seed(setup.seed)
+    codec = load_codec(setup.work, "a", setup.device).requires_grad_(False)
+    batches = Batches(
+        setup.work / "pools", prompt_tokens(load_text(setup.work, setup.device), seed=setup.seed), setup.device
     )
+    small = latent_bank(setup.work, codec, batches, SMALL, variants=28, seed=setup.seed, device=setup.device)
+    large = latent_bank(setup.work, codec, batches, LARGE, variants=28, seed=setup.seed, device=setup.device)
+    dit = WanTransformer(POCKET).to(setup.device)
+    modules: dict[str, nn.Module] = {"dit": dit}
+    loop = Loop(
+        "c",
+        setup.work,
+        modules,
+        list(dit.parameters()),
+        budget=budget,
+        seed=setup.seed,
+        peak_lr=1e-3,
+        betas=(0.9, 0.98),
+    )
+    team = Workers(modules, setup.workers)
     for rng in loop.steps():
+        generators = rng.spawn(setup.workers)
         bank, rows = (large, 2) if loop.step % 5 == 4 else (small, 6)
-        source, target, tokens, sigma = bank.draw(rng, rows, device)
-        noise = torch.randn_like(source)
-        # Noise fixed over time is the default while running: half of the rows have the same in every frame.
-        is_fixed = torch.rand(rows, 1, 1, 1, 1, device=device) < 0.5
-        noise = torch.where(is_fixed, noise[:, :1], noise)
-        noisy = torch.lerp(source, noise, sigma.view(-1, 1, 1, 1, 1))
-        if rng.random() < 0.25:
-            later = sigma * float(rng.uniform(0.3, 0.9))
-            with torch.no_grad():
-                start = target if rng.random() < 0.5 else denoise(dit, noisy, sigma, tokens)
-            noisy, sigma = torch.lerp(start, noise, later.view(-1, 1, 1, 1, 1)), later
-        ours = denoise(dit, noisy, sigma, tokens)
-        mse = (ours - target).square().mean()
-        loop.update(mse + 0.2 * (ours - target).abs().mean(), mse=float(mse.detach()))
+
+        def loss_of(
+            nets: dict[str, Any],
+            worker: int,
+            bank: LatentBank = bank,
+            rows: int = rows,
+            generators: list[np.random.Generator] = generators,
+        ) -> tuple[Tensor, dict[str, float]]:
+            return _latent_loss(nets["dit"], bank, rows, generators[worker], setup.device)
+
+        loop.apply(**team.gradients(loss_of))
 
 
-def stage_d(work: Path, budget: Budget, *, seed: int, device: torch.device, workers: int = 2) -> None:
+def _latent_loss(
+    dit: WanTransformer, bank: LatentBank, rows: int, rng: np.random.Generator, device: torch.device
+) -> tuple[Tensor, dict[str, float]]:
+    """Distance of the DiT's clean latents from the target's."""
+    source, target, tokens, sigma = bank.draw(rng, rows, device)
+    noise = torch.from_numpy(rng.standard_normal(source.shape, np.float32)).to(device)
+    # Noise fixed over time is the default while running: half of the rows have the same in every frame.
+    is_fixed = torch.from_numpy(rng.random((rows, 1, 1, 1, 1)) < 0.5).to(device)
+    noise = torch.where(is_fixed, noise[:, :1], noise)
+    noisy = torch.lerp(source, noise, sigma.view(-1, 1, 1, 1, 1))
+    if rng.random() < 0.25:
+        later = sigma * float(rng.uniform(0.3, 0.9))
+        with torch.no_grad():
+            start = target if rng.random() < 0.5 else denoise(dit, noisy, sigma, tokens)
+        noisy, sigma = torch.lerp(start, noise, later.view(-1, 1, 1, 1, 1)), later
+    error = denoise(dit, noisy, sigma, tokens) - target
+    mse = error.square().mean()
+    return mse + 0.2 * error.abs().mean(), {"mse": float(mse.detach())}
+
+
+def stage_d(setup: Setup, budget: Budget) -> None:
     """Decoder and DiT together, one step from the noised source to pictures."""
     keep_freed_memory()
-    torch.manual_seed(seed)
-    codec = load_codec(work, "b", device)
-    batches = Batches(work / "pools", prompt_tokens(load_text(work, device), seed=seed), device)
-    dit = WanTransformer(POCKET).to(device)
-    dit.load_state_dict(averaged(work, "c", "dit"))
+    torch.manual_seed(setup.seed)
+    codec = load_codec(setup.work, "b", setup.device)
+    batches = Batches(
+        setup.work / "pools", prompt_tokens(load_text(setup.work, setup.device), seed=setup.seed), setup.device
+    )
+    dit = WanTransformer(POCKET).to(setup.device)
+    dit.load_state_dict(averaged(setup.work, "c", "dit"))
     modules: dict[str, nn.Module] = {"codec": codec, "dit": dit}
     parameters = [*codec.decoder_parameters(), *dit.parameters()]
-    loop = Loop("d", work, modules, parameters, budget=budget, seed=seed, peak_lr=6e-4)
-    team = Workers(modules, workers)
+    loop = Loop("d", setup.work, modules, parameters, budget=budget, seed=setup.seed, peak_lr=6e-4)
+    team = Workers(modules, setup.workers)
     for rng in loop.steps():
-        generators = rng.spawn(workers)
+        generators = rng.spawn(setup.workers)
 
         def loss_of(
             nets: dict[str, Any], worker: int, generators: list[np.random.Generator] = generators
@@ -354,8 +309,12 @@ def stage_d(work: Path, budget: Budget, *, seed: int, device: torch.device, work
 def _joint_loss(
     codec: PocketCodec, dit: WanTransformer, batches: Batches, rng: np.random.Generator, step: int
 ) -> tuple[Tensor, dict[str, float]]:
-    """What the live engine does to a clip, against the drawn target."""
-    batch = batches.styled(rng, 2, 8 if rng.random() < 0.5 else 4, 128)
+    """What the live engine does to a clip, against the drawn target.
+
+    The DiT sees whole clips, so that it stays used to a full window; two of the latents are decoded.
+    """
+    is_large = rng.random() < 0.2
+    batch = batches.styled(rng, 2, *((8, 192) if is_large else (16, 128)), pool_name="large" if is_large else "small")
     device = batch.source.device
     with torch.no_grad():
         source, side = codec.encode(batch.source)
@@ -365,10 +324,20 @@ def _joint_loss(
         noisy = torch.lerp(source, noise, batch.noise_scale.view(-1, 1, 1, 1, 1))
         keep = torch.from_numpy((rng.random(len(source)) > 0.1).astype(np.float32)).to(device)
     latent = denoise(dit, noisy, batch.noise_scale, batch.tokens)
-    ours = decode_clip(codec, latent, side, codec.style(batch.tokens, batch.noise_scale), keep)
-    check_output(ours, step)
     mse = (latent - target).square().mean()
-    return picture_loss(ours, batch.target) + 0.3 * mse, {"psnr": psnr(ours, batch.target), "mse": float(mse.detach())}
+    first = int(rng.integers(latent.shape[1] - 1))
+    part, wanted = slice(first, first + 2), batch.target[:, FRAMES * first : FRAMES * (first + 2)]
+    style = codec.style(batch.tokens, batch.noise_scale)
+    ours = decode_clip(codec, latent[:, part], side_of(side, len(source), part), style, keep)
+    check_output(ours, step)
+    return picture_loss(ours, wanted) + 0.5 * mse, {"psnr": psnr(ours, wanted), "mse": float(mse.detach())}
+
+
+def side_of(side: Side, rows: int, chunks: slice) -> Side:
+    """The side data of some chunks of a clip."""
+    frames = slice(FRAMES * chunks.start, FRAMES * chunks.stop)
+    half, quarter = (x.unflatten(0, (rows, -1))[:, frames].flatten(0, 1) for x in (side.half, side.quarter))
+    return Side(half, quarter)
 
 
 STAGES = {"words": stage_words, "a": stage_a, "b": stage_b, "c": stage_c, "d": stage_d}

@@ -9,8 +9,8 @@ import torch
 
 from sdv2live.engine.model.pocket_codec import PocketCodec
 from sdv2live.training.data import make_clip
-from sdv2live.training.loop import Budget, Loop, averaged
-from sdv2live.training.train import GuardError, check_latents, check_output, picture_loss
+from sdv2live.training.loop import Budget, Loop, Workers, averaged
+from sdv2live.training.losses import GuardError, check_latents, check_output, picture_loss
 
 
 def _run(folder: Path, stops: list[int]) -> dict[str, torch.Tensor]:
@@ -73,3 +73,19 @@ def test_clips_repeat() -> None:
     assert one.shape == (4, 64, 64, 3)
     assert np.array_equal(one, two)
     assert not np.array_equal(one, make_clip(1, 8, 4, 64))
+
+
+def test_workers_give_the_mean_gradient() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 1)
+    inputs = torch.randn(2, 5, 3)
+    team = Workers({"layer": layer}, 2)
+    figures = team.gradients(lambda nets, worker: (nets["layer"](inputs[worker]).square().mean(), {}))
+    gradient = layer.weight.grad
+    assert gradient is not None
+    (expected,) = torch.autograd.grad(layer(inputs).square().mean(), [layer.weight])
+    torch.testing.assert_close(gradient, expected)
+    assert figures["loss"] == pytest.approx(float(layer(inputs).square().mean().detach()))
+    with torch.no_grad():
+        layer.weight.add_(1)
+    assert torch.equal(team.copies[1]["layer"].weight, layer.weight)

@@ -40,10 +40,9 @@ class BlockCausalAttention:
 
     def __init__(self, *, head_dim: int, grid_hw: tuple[int, int], frames: int, device: torch.device) -> None:
         table = RopeTable(head_dim=head_dim, grid_hw=grid_hw, positions=frames, device=device)
-        self._cos = table.cos.flatten(0, 1)[:, None]
-        self._sin = table.sin.flatten(0, 1)[:, None]
+        self._turns = table.at(tuple(range(frames)))
         frame_of_token = torch.arange(frames, device=device).repeat_interleave(grid_hw[0] * grid_hw[1])
         self._mask = frame_of_token[:, None] >= frame_of_token[None, :]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return attend(rotate(q, self._cos, self._sin), rotate(k, self._cos, self._sin), v, self._mask)
+        return attend(rotate(q, self._turns), rotate(k, self._turns), v, self._mask)

@@ -44,8 +44,10 @@ class Memory:
     fresh: Tensor
 
     def reset(self) -> None:
-        """The next frame is its own past."""
+        """The next frame is its own past. The old past is wiped: NaN would outlive a weight of 0."""
         self.fresh.fill_(1)
+        for past in self.past:
+            past.zero_()
 
 
 def _conv(
@@ -54,23 +56,14 @@ def _conv(
     """A convolution whose output has about the variance of its input: the default shrinks latents to nothing."""
     conv = nn.Conv2d(inputs, outputs, size, stride, padding=dilation * (size // 2), dilation=dilation)
     nn.init.normal_(conv.weight, std=gain / math.sqrt(inputs * size * size))
-    nn.init.zeros_(conv.bias)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
     return conv
 
 
-class Res(nn.Module):
-    """x + c2(silu(film(c1(x)))); no activation on the trunk, which would die under a style's scale and shift."""
-
-    def __init__(self, width: int, *, styled: bool) -> None:
-        super().__init__()
-        self.c1, self.c2 = _conv(width, width, gain=1.4), _conv(width, width, gain=0.5)
-        self.film = Film(width) if styled else None
-
-    def forward(self, x: Tensor, style: Tensor | None = None) -> Tensor:
-        y = self.c1(x)
-        if self.film is not None and style is not None:
-            y = self.film(y, style)
-        return x + self.c2(F.silu(y))
+def _silu(x: Tensor) -> Tensor:
+    """SiLU, in place where no gradient needs what was there before."""
+    return F.silu(x, inplace=not x.requires_grad)
 
 
 class Film(nn.Module):
@@ -82,11 +75,43 @@ class Film(nn.Module):
         nn.init.normal_(self.affine.weight, std=0.3 / math.sqrt(STYLE_DIM))
         nn.init.zeros_(self.affine.bias)
 
-    def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        """x [N, C, ., .], style [B, STYLE_DIM], N a multiple of B."""
-        scale, shift = self.affine(style)[:, None, :, None, None].chunk(2, 2)
-        rows = x.unflatten(0, (style.shape[0], -1))
-        return torch.addcmul(shift, rows, 1 + scale).flatten(0, 1)
+    def forward(self, style: Tensor) -> tuple[Tensor, Tensor]:
+        """style [B, STYLE_DIM] -> scale, shift [B, C]."""
+        scale, shift = self.affine(style).chunk(2, 1)
+        return scale, shift
+
+
+def _filmed(conv: nn.Conv2d, x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
+    """conv(x) * scale + shift, [N, C, ., .], with scale and shift [B, C] of each of the B rows of N.
+
+    With one row, as in a live stream, both go into the convolution's weights: no pass over the picture of their own.
+    """
+    if scale.shape[0] == 1:
+        assert conv.bias is not None
+        bias = conv.bias * scale[0] if shift is None else torch.addcmul(shift[0], conv.bias, scale[0])
+        weight = conv.weight * scale[0].view(-1, 1, 1, 1)
+        return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation)
+    rows = conv(x).unflatten(0, (scale.shape[0], -1))
+    scale = scale[:, None, :, None, None]
+    filmed = rows * scale if shift is None else torch.addcmul(shift[:, None, :, None, None], rows, scale)
+    return filmed.flatten(0, 1)
+
+
+class Res(nn.Module):
+    """x + c2(silu(film(c1(x)))); no activation on the trunk, which would die under a style's scale and shift."""
+
+    def __init__(self, width: int, *, styled: bool) -> None:
+        super().__init__()
+        self.c1, self.c2 = _conv(width, width, gain=1.4), _conv(width, width, gain=0.5)
+        self.film = Film(width) if styled else None
+
+    def forward(self, x: Tensor, style: Tensor | None = None) -> Tensor:
+        if self.film is not None and style is not None:
+            scale, shift = self.film(style)
+            y = _filmed(self.c1, x, 1 + scale, shift)
+        else:
+            y = self.c1(x)
+        return self.c2(_silu(y)).add_(x)
 
 
 class Port(nn.Module):
@@ -101,12 +126,11 @@ class Port(nn.Module):
 
     def forward(self, trunk: Tensor, source: Tensor, style: Tensor, keep: Tensor | None) -> Tensor:
         """trunk + gate * conv(source) + shift. keep [B]: 0 closes the port of a row (training only)."""
-        gate, shift = self.affine(style)[:, None, :, None, None].chunk(2, 2)
+        gate, shift = self.affine(style).chunk(2, 1)
         gate = gate.sigmoid()
         if keep is not None:
-            gate = gate * keep.view(-1, 1, 1, 1, 1)
-        rows = self.conv(source).unflatten(0, (style.shape[0], -1))
-        return trunk + torch.addcmul(shift, rows, gate).flatten(0, 1)
+            gate = gate * keep.view(-1, 1)
+        return _filmed(self.conv, source, gate, shift).add_(trunk)
 
 
 class MemBlock(nn.Module):
@@ -121,12 +145,19 @@ class MemBlock(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor, memory: Tensor, fresh: Tensor) -> Tensor:
         """x [B*T, C, h, w]; memory [B, C, h, w] is overwritten with the last frame; fresh [B]."""
-        rows = x.unflatten(0, (style.shape[0], -1))
-        first = torch.lerp(memory, rows[:, 0].to(memory.dtype), fresh.view(-1, 1, 1, 1).to(memory.dtype))
-        before = torch.cat([first[:, None].to(rows.dtype), rows[:, :-1]], 1).flatten(0, 1)
-        y = self.film(self.now(x) + self.before(before), style)
-        memory.copy_(rows[:, -1].detach())
-        return x + self.out(F.silu(y))
+        rows = style.shape[0]
+        frames = x.shape[0] // rows
+        scale, shift = self.film(style)
+        y = _filmed(self.now, x, 1 + scale, shift)
+        # The projection of the past is taken of this frame and moved on by one, which is the same and saves putting
+        # the frames together anew; 4-D throughout, so that channels stay last in memory.
+        projected = _filmed(self.before, x, 1 + scale, None)
+        first = torch.lerp(memory, x[::frames].to(memory.dtype), fresh.view(-1, 1, 1, 1).to(memory.dtype))
+        y[::frames] += _filmed(self.before, first.to(x.dtype), 1 + scale, None)
+        for frame in range(1, frames):
+            y[frame::frames] += projected[frame - 1 :: frames]
+        memory.copy_(x[frames - 1 :: frames].detach())
+        return self.out(_silu(y)).add_(x)
 
 
 class Style(nn.Module):
@@ -145,7 +176,8 @@ class Style(nn.Module):
         waves = torch.arange(1, 4, device=tokens.device, dtype=strength.dtype) * math.pi
         places = torch.cat([strength, 1 - strength, (strength * waves).cos(), (strength * waves).sin()], 1)
         pooled = tokens.mean(1) * math.sqrt(tokens.shape[1])
-        return self.out(self.text(pooled) + self.strength(places.to(pooled.dtype)))
+        style: Tensor = self.out(self.text(pooled) + self.strength(places.to(pooled.dtype)))
+        return style
 
 
 class PocketCodec(nn.Module):
@@ -179,11 +211,11 @@ class PocketCodec(nn.Module):
         """frames [B, 4n, 3, H, W] in [-1, 1] -> latent before normalisation [B, n, 16, h, w], features [B*4n, ...]."""
         rows = frames.shape[0]
         features = self.enc_res4(self.enc_in(F.pixel_unshuffle(frames.flatten(0, 1), 4)))
-        x = F.silu(self.enc_down(features))
+        x = _silu(self.enc_down(features))
         x = self.enc_pool(x.unflatten(0, (-1, FRAMES)).flatten(1, 2))
         for block in self.enc_res8:
             x = block(x)
-        return self.enc_out(F.silu(x)).unflatten(0, (rows, -1)), features
+        return self.enc_out(_silu(x)).unflatten(0, (rows, -1)), features
 
     def normalise(self, latent: Tensor) -> Tensor:
         return (latent - self.latent_mean.view(-1, 1, 1)) / self.latent_std.view(-1, 1, 1)
@@ -204,15 +236,15 @@ class PocketCodec(nn.Module):
         x = self.dec_in(latent.flatten(0, 1))
         for block in self.dec_res8:
             x = block(x, style)
-        x = F.pixel_shuffle(self.dec_grow(x).unflatten(1, (FRAMES, -1)).flatten(0, 1), 2)
+        x = _spread(self.dec_grow(x), FRAMES)
         x = self.port4(x, side.quarter, style, keep)
         fresh = memory.fresh.clone()  # autograd keeps it, and the original changes below
         for block, past in zip(self.dec_mem, memory.past, strict=True):
             x = block(x, style, past, fresh)
         memory.fresh.zero_()
-        x = F.pixel_shuffle(self.dec_up(x), 2)
+        x = _spread(self.dec_up(x))
         x = self.dec_res2(self.port2(x, side.half, style, keep), style)
-        return F.pixel_shuffle(self.dec_out(F.silu(x)), 2).unflatten(0, (rows, -1))
+        return _spread(self.dec_out(_silu(x))).unflatten(0, (rows, -1))
 
     def new_memory(
         self,
@@ -238,13 +270,25 @@ class PocketCodec(nn.Module):
         return [p for name, p in self.named_parameters() if not name.startswith("enc_")]
 
 
+def _spread(x: Tensor, frames: int = 1) -> Tensor:
+    """[N, frames*C*4, h, w] -> [N*frames, C, 2h, 2w]: frames unfolded, then a pixel shuffle by 2.
+
+    One copy, and channels are last in memory before and after, as the convolutions want them: the library's pixel
+    shuffle of what `unflatten` gives would turn the order at each step.
+    """
+    batch, channels, height, width = x.shape
+    parts = x.permute(0, 2, 3, 1).reshape(batch, height, width, frames, channels // frames // 4, 2, 2)
+    spread = parts.permute(0, 3, 1, 5, 2, 6, 4).reshape(batch * frames, 2 * height, 2 * width, -1)
+    return spread.permute(0, 3, 1, 2)
+
+
 def _statistics(flat: Tensor) -> Tensor:
     """Mean colour and spread of brightness over 4 and over 12 pixels, [N, 3, H, W] -> [N, 8, H/4, W/4].
 
     With them the decoder can choose the calmest neighbourhood, as painterly filters do, instead of finding it.
     """
     grey = flat.mean(1, keepdim=True)
-    near = F.avg_pool2d(torch.cat([flat, grey * grey], 1), 4)
+    near = torch.cat([F.avg_pool2d(flat, 4), F.avg_pool2d(grey * grey, 4)], 1)
     wide = F.avg_pool2d(near, 3, 1, 1, count_include_pad=False)
     both = torch.cat([near, wide], 1)
     mean = both[:, [0, 4]] + both[:, [1, 5]] + both[:, [2, 6]]

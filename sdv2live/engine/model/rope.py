@@ -26,9 +26,9 @@ def axis_angles(positions: int, pairs: int) -> Tensor:
 
 
 class RopeTable:
-    """cos and sin for every (time position, token of a latent frame).
+    """The turn of every pair for every (time position, token of a latent frame), as numbers of length 1.
 
-    cos, sin: [positions, L, D/2] float32 on `device`, L = grid height * grid width, row-major.
+    turns: complex64 [positions, L, D/2] on `device`, L = grid height * grid width, row-major.
     """
 
     def __init__(self, *, head_dim: int, grid_hw: tuple[int, int], positions: int, device: torch.device) -> None:
@@ -42,11 +42,22 @@ class RopeTable:
             ],
             dim=-1,
         ).reshape(positions, height * width, head_dim // 2)
-        self.cos = angles.cos().float().to(device)
-        self.sin = angles.sin().float().to(device)
+        self.turns = torch.polar(torch.ones_like(angles), angles).to(torch.complex64).to(device)
+        self._gathered: dict[tuple[int, ...], Tensor] = {}
+
+    def at(self, positions: tuple[int, ...]) -> Tensor:
+        """Turns [len(positions) * L, 1, D/2] for latent frames at these time positions, one after another.
+
+        Kept: a full window has only as many orders as it has rolling slots. Host integers, so no index goes up.
+        """
+        if positions not in self._gathered:
+            if len(self._gathered) >= 128:
+                self._gathered.clear()
+            self._gathered[positions] = torch.cat([self.turns[position] for position in positions])[:, None]
+        return self._gathered[positions]
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs of x [..., tokens, heads, D] by tables that broadcast to [..., tokens, 1, D/2]; x's dtype."""
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Turn the pairs of x [..., tokens, heads, D] by `turns`, which broadcasts to [..., tokens, 1, D/2]; x's dtype."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)

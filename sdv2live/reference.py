@@ -1,0 +1,41 @@
+"""The reference page of all parameters, made from the table: `python -m sdv2live.reference` writes it.
+
+Owns the page's form; every name, range and word on it is the table's.
+"""
+
+from __future__ import annotations
+
+from sdv2live.parameters import TABLE, Kind, Parameter, range_text
+from sdv2live.paths import assets_dir
+
+PAGE = "docs/parameters.md"
+_HEAD = """# Parameters
+
+Made from the parameter table by `python -m sdv2live.reference`; a test compares them. A default of "engine's" is
+brought by the engine that is chosen. OSC takes a parameter at any of its addresses; the address alone, or with `?`,
+asks for its value. A preset is a JSON file whose `values` have these names as keys.
+
+| name | command line | OSC | kind | range | default | acts at |
+| --- | --- | --- | --- | --- | --- | --- |
+"""
+
+
+def parameters_page() -> str:
+    """The whole page, Markdown."""
+    rows = "".join(_row(row) for row in TABLE.values())
+    words = "".join(f"- `{row.name}`: {row.doc}\n" for row in TABLE.values())
+    return f"{_HEAD}{rows}\n## What they do\n{words}"
+
+
+def _row(row: Parameter) -> str:
+    flag = "-" if row.kind is Kind.TRIGGER else f"`{row.cli_flag}`"
+    addresses = "<br>".join(f"`{address}`" for address in row.osc_addresses) or "-"
+    default = "engine's" if row.default is None else "none" if row.default == () else f"`{row.default}`"
+    cells = (f"`{row.name}`", flag, addresses, row.kind.value, range_text(row), default, row.when.value)
+    return "| " + " | ".join(cells) + " |\n"
+
+
+if __name__ == "__main__":
+    target = assets_dir() / PAGE
+    target.write_text(parameters_page(), "utf-8")
+    print(f"written: {target}")

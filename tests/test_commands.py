@@ -1,0 +1,230 @@
+"""The commands as a user has them: files through render, a live run to the end, what a mistake gets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from sdv2live import cli
+from sdv2live.capture.test_pattern import read_frame_number, render_pattern
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--size", "64x64"]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Videos of the test pattern: clip-N.mp4 has N frames of 96x64 at 16 fps."""
+    folder = tmp_path_factory.mktemp("clips")
+    for count in (1, 4, 5, 6, 80, 81, 82):
+        with av.open(str(folder / f"clip-{count}.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=16)
+            stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+            for number in range(count):
+                picture = av.VideoFrame.from_ndarray(render_pattern(number, (96, 64)), format="rgb24")
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode(None))
+    return folder
+
+
+def decoded(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 6, 80, 81, 82])
+def test_render_gives_as_many_frames_as_it_got(clips: Path, tmp_path: Path, count: int) -> None:
+    out = tmp_path / "out.mp4"
+    assert cli.main(["render", str(clips / f"clip-{count}.mp4"), str(out), *SMALL, "--prompt", "night"]) == 0
+    frames = decoded(out)
+    assert len(frames) == count and frames[0].shape == (64, 64, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mp4"], "no half file is left"
+
+
+def test_render_twice_gives_the_same_bytes_and_another_seed_does_not(clips: Path, tmp_path: Path) -> None:
+    source = str(clips / "clip-6.mp4")
+    made = {}
+    for name, extra in (("a", []), ("b", []), ("c", ["--seed", "2", "--noise-mode", "fresh"])):
+        out = tmp_path / f"{name}.mp4"
+        assert cli.main(["render", source, str(out), *SMALL, "--prompt", "oil painting", *extra]) == 0
+        made[name] = out.read_bytes()
+    assert made["a"] == made["b"] != made["c"]
+
+
+def test_render_keeps_frames_in_order(clips: Path, tmp_path: Path) -> None:
+    """Bypassing nothing: the identity of each source frame must come out in the order it went in."""
+    from sdv2live.capture.select import open_source
+
+    source = open_source(f"file:{clips / 'clip-82.mp4'}", loop=False)
+    source.open()
+    numbers = [read_frame_number(source.read().pixels) for _ in range(82)]  # type: ignore[union-attr]
+    source.close()
+    assert numbers == list(range(82))
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    text = capsys.readouterr().err.strip()
+    assert "Traceback" not in text
+    return text.splitlines()[-1]
+
+
+@pytest.fixture
+def bad(tmp_path: Path, clips: Path) -> dict[str, str]:
+    """Paths that something is wrong with."""
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "text.mp4").write_text("no video\n" * 50)
+    whole = (clips / "clip-80.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[:200])
+    return {
+        "missing": str(tmp_path / "nowhere.mp4"), "folder": str(tmp_path), "empty": str(tmp_path / "empty.mp4"),
+        "text": str(tmp_path / "text.mp4"), "cut": str(tmp_path / "cut.mp4"), "good": str(clips / "clip-4.mp4"),
+        "out": str(tmp_path / "o.mp4"), "no folder": str(tmp_path / "nowhere" / "o.mp4"),
+    }  # fmt: skip
+
+
+MISTAKES = [
+    (["live", "--source", "file:{missing}"], "nowhere.mp4"),
+    (["live", "--source", "file:{folder}"], "directory"),
+    (["live", "--source", "file:{empty}"], "empty.mp4"),
+    (["live", "--source", "file:{text}"], "text.mp4"),
+    (["live", "--source", "file:{cut}"], "cut.mp4"),
+    (["live", "--source", "webcam9"], "choose"),
+    (["live", "--output", "printer"], "choose"),
+    (["live", "--output", "file:{no folder}"], "does not exist"),
+    (["live", "--preset", "nope"], "no preset 'nope'"),
+    (["live", "--preset", "../../etc/passwd"], "no preset"),
+    (["live", "--engine", "wan-99b"], "pocket"),
+    (["live", "--nose-max", "1"], "--nose-max"),
+    (["live", "--noise-max", "7"], "0.05 to 1"),
+    (["live", "--noise-max", "nan"], "NaN"),
+    (["live", "--noise-max", "much"], "not a number"),
+    (["live", "--noise-min", "0.9", "--noise-max", "0.2"], "noise.m"),
+    (["live", "--steps", "9"], "1 to 8"),
+    (["live", "--steps-list", "300,600"], "smaller"),
+    (["live", "--size", "250x256"], "240x256 and 256x256"),
+    (["live", "--size", "big"], "256x256"),
+    (["live", "--seconds", "0"], "above 0"),
+    (["live", "--seconds", "soon"], "above 0"),
+    (["paint"], "paint"),
+    (["render", "{missing}", "{out}"], "nowhere.mp4"),
+    (["render", "{folder}", "{out}"], "directory"),
+    (["render", "{cut}", "{out}"], "cut.mp4"),
+    (["render", "{good}", "{no folder}"], "does not exist"),
+    (["render", "{good}", "{good}"], "-y"),
+    (["render", "{good}", "{out}.txt"], ".mp4"),
+    (["render", "pattern", "{out}"], "ends"),
+    (["bench", "--chunks", "1"], "4 to 100000"),
+]
+
+
+@pytest.mark.parametrize(("command", "expected"), MISTAKES, ids=[" ".join(c)[:40] for c, _ in MISTAKES])
+def test_a_mistake_gets_one_sentence_and_exit_code_2(
+    command: list[str], expected: str, bad: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [part.format(**bad) for part in command]
+    if arguments[0] == "live":
+        arguments += ["--headless", "--osc-port", "0"]
+    before = sorted(os.listdir(bad["folder"]))
+    assert cli.main(arguments) == 2
+    sentence = said(capsys)
+    assert sentence.startswith("sdv2live: ") and expected in sentence and len(sentence) < 600
+    assert sorted(os.listdir(bad["folder"])) == before, "nothing is left in the folder"
+
+
+def test_a_port_asked_for_and_taken_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        assert cli.main(["live", "--headless", "--source", "none", "--osc-port", str(port)]) == 2
+        assert str(port) in said(capsys)
+
+
+def run_live(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    env = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    env["PYTHONPATH"] = str(ROOT)
+    return subprocess.Popen(
+        [sys.executable, "-m", "sdv2live", *arguments], cwd=cwd, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+
+
+def test_a_live_run_to_its_end(clips: Path, tmp_path: Path) -> None:
+    process = run_live(
+        "--headless", "--source", f"file:{clips / 'clip-80.mp4'}", "--output", "file:out.mp4", "--output", "null",
+        "--prompt", "pencil drawing", "--seconds", "3", "--json", "run.json", "--osc-port", "0", *SMALL, cwd=tmp_path,
+    )  # fmt: skip
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    summary = json.loads((tmp_path / "run.json").read_text())
+    promised = (
+        "frames_in frames_generated frames_out engine_fps output_fps new_frame_interval_ms chunk_ms age_ms ttff_ms "
+        "dropped lagged repeated skipped restarts engine device settings"
+    )
+    assert set(promised.split()) <= set(summary)
+    assert set(summary["age_ms"]) == {"p50", "p95", "p99"}
+    assert summary["settings"]["prompt.text"] == "pencil drawing" and summary["engine"] == "pocket"
+    assert summary["frames_generated"] % 4 == 0 and summary["frames_generated"] > 0
+    written = len(decoded(tmp_path / "out.mp4"))
+    assert 0 < written <= summary["frames_out"]
+    assert "out.mp4" in out and "Traceback" not in err
+
+
+def test_without_a_word_the_clip_is_recorded_and_the_file_named(tmp_path: Path) -> None:
+    process = run_live("--seconds", "1", "--osc-port", "0", *SMALL, cwd=tmp_path)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    path = next(tmp_path.glob("*.mp4"))
+    assert str(path) in out and len(decoded(path)) > 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX are needed")
+@pytest.mark.parametrize("when", ["loading", "running"])
+def test_ctrl_c_ends_a_run_in_order(tmp_path: Path, when: str) -> None:
+    process = run_live(
+        "--headless", "--source", "pattern", "--output", "file:out.mp4", "--json", "run.json", "--osc-port", "0", *SMALL,
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert process.stderr is not None
+    deadline_s = time.monotonic() + 60
+    wanted = "source:" if when == "loading" else "running |"
+    for line in process.stderr:
+        if wanted in line or time.monotonic() > deadline_s:
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Traceback" not in err
+    assert "settings" in json.loads((tmp_path / "run.json").read_text())
+    if when == "running":
+        assert len(decoded(tmp_path / "out.mp4")) > 0
+
+
+def test_bench_runs_with_few_packages_and_explains_the_time(tmp_path: Path) -> None:
+    code = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('cv2', 'av', 'PySide6', 'pyvirtualcam', 'huggingface_hub', 'pythonosc'):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Blocked())
+from sdv2live import cli
+raise SystemExit(cli.main(['bench', '--chunks', '4', '--size', '64x64', '--json', 'b.json']))
+"""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "b.json").read_text())
+    assert [(run["steps"], run["schedule"]) for run in figures["runs"]] == [
+        (1, "latency"), (1, "throughput"), (2, "latency"), (2, "throughput"),
+    ]  # fmt: skip
+    assert all(run["fps"] > 0 and run["floor_ms"] > 0 for run in figures["runs"])
+    assert all(value > 0 for value in figures["ceilings"].values())
