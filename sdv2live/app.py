@@ -67,7 +67,7 @@ class LiveApp:
         self._finished_s: float | None = None
 
         values = registry.snapshot()
-        self._rate_fps = int(values["output.rate"])  # type: ignore[arg-type]
+        self._rate_fps = int(values["output.rate"])
         size_wh, fit = options.spec.size_wh, str(values["source.fit"])
         self.ring = FrameRing()
         self._plays = threading.Event()
@@ -111,7 +111,7 @@ class LiveApp:
         self.stop_requested.set()
 
     def _start(self) -> None:
-        port = int(self.registry.get("osc.port"))  # type: ignore[arg-type]
+        port = int(self.registry.get("osc.port"))
         if port:
             self.osc = OscServer(
                 self.registry,
@@ -136,7 +136,7 @@ class LiveApp:
             ring=self.ring,
             supervisor=self.supervisor,
             presenter=self.presenter,
-            chunker=Chunker(source_rate_fps=float(info.rate_fps), cap_fps=float(cap_fps)),  # type: ignore[arg-type]
+            chunker=Chunker(source_rate_fps=float(info.rate_fps), cap_fps=float(cap_fps)),
             fit=self._fit,
             clock=self.clock,
             wake=self.ring.arrived,

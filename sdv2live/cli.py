@@ -40,6 +40,10 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     from sdv2live import logs
 
+    if arguments[:1] == ["test"]:
+        from sdv2live import bootstrap
+
+        return bootstrap.run_tests(arguments[1:])
     wants_top = arguments[:1] in (["--help"], ["-h"], ["--version"])
     if not wants_top and (not arguments or arguments[0].startswith("-")):
         arguments.insert(0, "live")

@@ -210,13 +210,12 @@ def range_text(row: Parameter) -> str:
 def reconcile(values: dict[str, Value], changed: str) -> str:
     """Apply, in place, the rules that tie rows together after `changed` was set.
 
-    Returns what it did to `changed` itself, or ''.
+    Of two bounds the one that was set pushes the other along, so that both can be moved in any order. Returns what
+    it did to `changed` itself, or ''.
     """
     low, high = values.get("noise.min"), values.get("noise.max")
     if isinstance(low, float) and isinstance(high, float) and low > high and changed in ("noise.min", "noise.max"):
-        # The bound that the hand is on stops at the other one.
-        values[changed] = high if changed == "noise.min" else low
-        return f"noise.min may not be above noise.max ({values[changed]:g})"
+        values["noise.max" if changed == "noise.min" else "noise.min"] = values[changed]
     steps, count = values.get("steps.list"), values.get("steps.count")
     if isinstance(steps, tuple) and isinstance(count, int) and count > len(steps) and changed.startswith("steps."):
         values["steps.count"] = len(steps)

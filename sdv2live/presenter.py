@@ -30,7 +30,8 @@ TOO_OLD_S = 3.0
 class Outlet(Protocol):
     """Takes one picture a tick and never blocks. always_on: it is watched, and gets cards before the first picture."""
 
-    always_on: bool
+    @property
+    def always_on(self) -> bool: ...
 
     def offer(self, pixels: Pixels, tick: int) -> None: ...
 
@@ -130,7 +131,7 @@ class Presenter:
             self._note_new(picture, now_s)
             if not is_frozen or self._shown is None:
                 self._shown = picture
-        pixels = self._composed(now_s, is_bypassed, is_frozen, float(values["output.wet"]))  # type: ignore[arg-type]
+        pixels = self._composed(now_s, is_bypassed, is_frozen, float(values["output.wet"]))
         has_begun = self._shown is not None or is_bypassed
         for outlet in self._outlets:
             if has_begun or outlet.always_on:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from sdv2live.errors import UserError
 from sdv2live.parameters import TABLE, InvalidValue, Kind, Parameter, Value, coerce, range_text, reconcile
@@ -37,12 +38,15 @@ class SetResult:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All values at one moment; `version` grows with every change."""
+    """All values at one moment; `version` grows with every change.
+
+    Read by name; of which type a value is, its row in the table says.
+    """
 
     version: int
     values: Mapping[str, Value]
 
-    def __getitem__(self, name: str) -> Value:
+    def __getitem__(self, name: str) -> Any:
         return self.values[name]
 
 
@@ -60,7 +64,7 @@ class Registry:
     def snapshot(self) -> Snapshot:
         return self._snapshot
 
-    def get(self, name: str) -> Value:
+    def get(self, name: str) -> Any:
         return self._snapshot[name]
 
     def is_user_set(self, name: str) -> bool:
@@ -123,13 +127,17 @@ class Registry:
         """Coerce each value, then apply the rules between rows, so that the order inside a bundle does not matter."""
         draft = dict(self._values)
         staged = [self._stage_one(draft, name, value) for name, value in items]
+        notes = [reconcile(draft, result.name) if result.status != "rejected" else "" for result in staged]
         results: list[SetResult] = []
-        for result in staged:
-            note = result.reason
-            if result.status != "rejected":
-                note = reconcile(draft, result.name) or note
-                result = SetResult(result.name, "clamped" if note else "accepted", draft[result.name], note)
-            results.append(result)
+        for result, note in zip(staged, notes, strict=True):
+            if result.status == "rejected":
+                results.append(result)
+                continue
+            held = draft[result.name]
+            if held != result.value and not note:
+                note = "another value of its bundle does not allow it"
+            note = note or result.reason
+            results.append(SetResult(result.name, "clamped" if note else "accepted", held, note))
         return draft, results
 
     def _stage_one(self, draft: dict[str, Value], name: str, value: object) -> SetResult:

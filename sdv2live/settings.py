@@ -15,8 +15,8 @@ def engine_spec(registry: Registry) -> EngineSpec:
     spec = EngineSpec(
         name=name,
         size_wh=size_wh,
-        precision=str(values["engine.precision"]),  # type: ignore[arg-type]
-        threads=int(values["engine.threads"]),  # type: ignore[arg-type]
+        precision=str(values["engine.precision"]),
+        threads=int(values["engine.threads"]),
     )
     registry.apply_engine_defaults(traits_of(spec).defaults)
     return spec
@@ -26,17 +26,17 @@ def settings_of(values: Snapshot) -> ChunkSettings:
     """The part of the parameter table that goes with a chunk."""
     mix = values["prompt.mix"] or ((values["prompt.text"], 1.0),)
     return ChunkSettings(
-        mix=mix,  # type: ignore[arg-type]
-        transition_chunks=values["prompt.transition"],  # type: ignore[arg-type]
-        steps=values["steps.list"],  # type: ignore[arg-type]
-        steps_count=values["steps.count"],  # type: ignore[arg-type]
-        noise_max=values["noise.max"],  # type: ignore[arg-type]
-        noise_min=values["noise.min"],  # type: ignore[arg-type]
-        sensitivity=values["noise.sensitivity"],  # type: ignore[arg-type]
-        smoothing=values["noise.smoothing"],  # type: ignore[arg-type]
-        noise_mode=values["noise.mode"],  # type: ignore[arg-type]
-        noise_rate=values["noise.rate"],  # type: ignore[arg-type]
-        timestep_offset=values["noise.timestep_offset"],  # type: ignore[arg-type]
-        seed=values["seed"],  # type: ignore[arg-type]
-        schedule=values["schedule"],  # type: ignore[arg-type]
+        mix=mix,
+        transition_chunks=values["prompt.transition"],
+        steps=values["steps.list"],
+        steps_count=values["steps.count"],
+        noise_max=values["noise.max"],
+        noise_min=values["noise.min"],
+        sensitivity=values["noise.sensitivity"],
+        smoothing=values["noise.smoothing"],
+        noise_mode=values["noise.mode"],
+        noise_rate=values["noise.rate"],
+        timestep_offset=values["noise.timestep_offset"],
+        seed=values["seed"],
+        schedule=values["schedule"],
     )

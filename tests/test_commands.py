@@ -86,10 +86,15 @@ def bad(tmp_path: Path, clips: Path) -> dict[str, str]:
     whole = (clips / "clip-80.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(whole[:200])
     return {
-        "missing": str(tmp_path / "nowhere.mp4"), "folder": str(tmp_path), "empty": str(tmp_path / "empty.mp4"),
-        "text": str(tmp_path / "text.mp4"), "cut": str(tmp_path / "cut.mp4"), "good": str(clips / "clip-4.mp4"),
-        "out": str(tmp_path / "o.mp4"), "no folder": str(tmp_path / "nowhere" / "o.mp4"),
-    }  # fmt: skip
+        "missing": str(tmp_path / "nowhere.mp4"),
+        "folder": str(tmp_path),
+        "empty": str(tmp_path / "empty.mp4"),
+        "text": str(tmp_path / "text.mp4"),
+        "cut": str(tmp_path / "cut.mp4"),
+        "good": str(clips / "clip-4.mp4"),
+        "out": str(tmp_path / "o.mp4"),
+        "no folder": str(tmp_path / "nowhere" / "o.mp4"),
+    }
 
 
 MISTAKES = [
@@ -153,16 +158,35 @@ def run_live(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     env = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
     env["PYTHONPATH"] = str(ROOT)
     return subprocess.Popen(
-        [sys.executable, "-m", "sdv2live", *arguments], cwd=cwd, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+        [sys.executable, "-m", "sdv2live", *arguments],
+        cwd=cwd,
+        env=env,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-    )  # fmt: skip
+    )
 
 
 def test_a_live_run_to_its_end(clips: Path, tmp_path: Path) -> None:
     process = run_live(
-        "--headless", "--source", f"file:{clips / 'clip-80.mp4'}", "--output", "file:out.mp4", "--output", "null",
-        "--prompt", "pencil drawing", "--seconds", "3", "--json", "run.json", "--osc-port", "0", *SMALL, cwd=tmp_path,
-    )  # fmt: skip
+        "--headless",
+        "--source",
+        f"file:{clips / 'clip-80.mp4'}",
+        "--output",
+        "file:out.mp4",
+        "--output",
+        "null",
+        "--prompt",
+        "pencil drawing",
+        "--seconds",
+        "3",
+        "--json",
+        "run.json",
+        "--osc-port",
+        "0",
+        *SMALL,
+        cwd=tmp_path,
+    )
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     summary = json.loads((tmp_path / "run.json").read_text())
@@ -191,9 +215,18 @@ def test_without_a_word_the_clip_is_recorded_and_the_file_named(tmp_path: Path) 
 @pytest.mark.parametrize("when", ["loading", "running"])
 def test_ctrl_c_ends_a_run_in_order(tmp_path: Path, when: str) -> None:
     process = run_live(
-        "--headless", "--source", "pattern", "--output", "file:out.mp4", "--json", "run.json", "--osc-port", "0", *SMALL,
+        "--headless",
+        "--source",
+        "pattern",
+        "--output",
+        "file:out.mp4",
+        "--json",
+        "run.json",
+        "--osc-port",
+        "0",
+        *SMALL,
         cwd=tmp_path,
-    )  # fmt: skip
+    )
     assert process.stderr is not None
     deadline_s = time.monotonic() + 60
     wanted = "source:" if when == "loading" else "running |"
@@ -220,11 +253,16 @@ from sdv2live import cli
 raise SystemExit(cli.main(['bench', '--chunks', '4', '--size', '64x64', '--json', 'b.json']))
 """
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "b.json").read_text())
     assert [(run["steps"], run["schedule"]) for run in figures["runs"]] == [
-        (1, "latency"), (1, "throughput"), (2, "latency"), (2, "throughput"),
-    ]  # fmt: skip
+        (1, "latency"),
+        (1, "throughput"),
+        (2, "latency"),
+        (2, "throughput"),
+    ]
     assert all(run["fps"] > 0 and run["floor_ms"] > 0 for run in figures["runs"])
     assert all(value > 0 for value in figures["ceilings"].values())

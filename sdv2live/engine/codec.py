@@ -26,10 +26,10 @@ class Codec(Protocol):
         """What `decode` needs to know of the prompt [1, X, text_dim] and the noise; None for a codec without style."""
         ...
 
-    def encode(self, frames: Tensor, state: object) -> tuple[Tensor, object]:
+    def encode(self, frames: Tensor, state: Any) -> tuple[Tensor, Any]:
         """-> latents, and side data of this chunk that travels with it to `decode`."""
         ...
 
-    def decode(self, latents: Tensor, side: object, prepared: Prepared, state: object) -> Tensor:
+    def decode(self, latents: Tensor, side: Any, prepared: Prepared, state: Any) -> Tensor:
         """-> frames, not clamped; chunks come in order."""
         ...

@@ -17,9 +17,10 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sdv2live.frames import Pixels
 
@@ -102,18 +103,19 @@ class Result:
 
     @classmethod
     def unpack(cls, data: bytes) -> Result:
-        *fields, encode_ms, denoise_ms, decode_ms, chunk_ms = _RESULT.unpack(data)
-        fields[4] = bool(fields[4])
-        return cls(*fields, stage_ms=(encode_ms, denoise_ms, decode_ms, chunk_ms))
+        chunk_id, epoch, slot, frames, is_finite, steps, noise_scale, motion, *stage_ms = _RESULT.unpack(data)
+        encode_ms, denoise_ms, decode_ms, chunk_ms = stage_ms
+        stages = (encode_ms, denoise_ms, decode_ms, chunk_ms)
+        return cls(chunk_id, epoch, slot, frames, bool(is_finite), steps, noise_scale, motion, stages)
 
 
-def write_message(stream: BinaryIO, kind: Message, payload: bytes = b"") -> None:
+def write_message(stream: IO[bytes], kind: Message, payload: bytes = b"") -> None:
     """One message, whole, flushed. Raises BrokenPipeError where the other side is gone."""
     stream.write(_HEAD.pack(_MAGIC, kind, len(payload)) + payload)
     stream.flush()
 
 
-def read_message(stream: BinaryIO) -> tuple[Message, bytes] | None:
+def read_message(stream: IO[bytes]) -> tuple[Message, bytes] | None:
     """The next message; None at a clean end. Raises BrokenMessage."""
     head = stream.read(_HEAD.size)
     if not head:
@@ -139,17 +141,19 @@ class SharedFrames:
     def __init__(self, memory: mmap.mmap, *, size_wh: tuple[int, int], frames: int) -> None:
         width, height = size_wh
         self._memory = memory
-        self._all = np.frombuffer(memory, np.uint8).reshape(SLOTS, 2, frames, height, width, 3)
+        self._all: NDArray[np.uint8] = np.frombuffer(memory, np.uint8).reshape(SLOTS, 2, frames, height, width, 3)
 
     @staticmethod
     def size_bytes(size_wh: tuple[int, int], frames: int) -> int:
         return SLOTS * 2 * frames * size_wh[0] * size_wh[1] * 3
 
     def chunk_in(self, slot: int) -> Pixels:
-        return self._all[slot, 0]
+        chunk: Pixels = self._all[slot, 0]
+        return chunk
 
     def chunk_out(self, slot: int) -> Pixels:
-        return self._all[slot, 1]
+        chunk: Pixels = self._all[slot, 1]
+        return chunk
 
     def close(self) -> None:
         """Give the memory back. Views that others still hold keep it alive until they are gone."""

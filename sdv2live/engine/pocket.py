@@ -38,7 +38,8 @@ class PocketStreamCodec:
 
     def prepare(self, embedding: Tensor, noise_scale: float) -> Tensor:
         scale = torch.tensor([noise_scale]).to(self._device, self._dtype, non_blocking=True)
-        return self._codec.style(embedding.to(self._device, self._dtype), scale)
+        style: Tensor = self._codec.style(embedding.to(self._device, self._dtype), scale)
+        return style
 
     def encode(self, frames: Tensor, state: Memory) -> tuple[Tensor, Side]:
         return self._codec.encode(frames)
@@ -58,7 +59,7 @@ def build_pocket(spec: EngineSpec, weights_dir: Path, *, first_epoch: int = 0) -
     load_strict(codec, weights_dir / "codec.safetensors", dtype=dtype, device=device)
     # The text encoder runs once a prompt, on the CPU, in full precision.
     load_strict(text, weights_dir / "text.safetensors", dtype=torch.float32, device=torch.device("cpu"))
-    codec.to(memory_format=torch.channels_last)
+    codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this form
 
     @torch.inference_mode()
     def encode(prompt: str) -> Tensor:

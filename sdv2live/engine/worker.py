@@ -15,7 +15,7 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from sdv2live.engine.base import Chunk, ChunkResult, ChunkSettings, Engine, EngineSpec
 from sdv2live.engine.ipc import (
@@ -38,7 +38,7 @@ STAGES = ("encode", "denoise", "decode", "chunk")
 class Link:
     """The two pipes to the app; writing is locked because both threads answer."""
 
-    def __init__(self, source: BinaryIO, target: BinaryIO) -> None:
+    def __init__(self, source: IO[bytes], target: IO[bytes]) -> None:
         self._source, self._target = source, target
         self._lock = threading.Lock()
         self.inbox: queue.SimpleQueue[tuple[Message, bytes]] = queue.SimpleQueue()

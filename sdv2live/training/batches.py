@@ -109,7 +109,8 @@ class Batches:
             looks.append(int(rng.integers(len(LOOK_NAMES))))
             mix = float(rng.random())
         colour = 0 if rng.random() < PLAIN_SHARE else int(rng.integers(len(COLOUR_NAMES)))
-        scale = float(rng.uniform(0.5, 0.75) if rng.random() < 0.7 else rng.uniform(0.05, 0.5))
+        # Mostly near 0.5 to 0.6, the default bounds while running.
+        scale = 0.5 + 0.25 * rng.random() ** 2 if rng.random() < 0.7 else float(rng.uniform(0.05, 0.5))
         return _Wish(looks, mix, colour, scale)
 
     def _styled(self, wish: _Wish, pieces: list[Tensor], rng: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -293,7 +293,7 @@ def stage_d(setup: Setup, budget: Budget) -> None:
     dit.load_state_dict(averaged(setup.work, "c", "dit"))
     modules: dict[str, nn.Module] = {"codec": codec, "dit": dit}
     parameters = [*codec.decoder_parameters(), *dit.parameters()]
-    loop = Loop("d", setup.work, modules, parameters, budget=budget, seed=setup.seed, peak_lr=6e-4)
+    loop = Loop("d", setup.work, modules, parameters, budget=budget, seed=setup.seed, peak_lr=8e-4)
     team = Workers(modules, setup.workers)
     for rng in loop.steps():
         generators = rng.spawn(setup.workers)
@@ -322,7 +322,7 @@ def _joint_loss(
         shape = source[:, :1].shape if rng.random() < 0.7 else source.shape
         noise = torch.from_numpy(rng.standard_normal(shape, np.float32)).to(device).expand_as(source)
         noisy = torch.lerp(source, noise, batch.noise_scale.view(-1, 1, 1, 1, 1))
-        keep = torch.from_numpy((rng.random(len(source)) > 0.1).astype(np.float32)).to(device)
+        keep = torch.from_numpy((rng.random(len(source)) > 0.05).astype(np.float32)).to(device)
     latent = denoise(dit, noisy, batch.noise_scale, batch.tokens)
     mse = (latent - target).square().mean()
     first = int(rng.integers(latent.shape[1] - 1))

@@ -147,7 +147,7 @@ def test_after_too_many_failures_it_is_given_up_and_a_reset_tries_again() -> Non
 
 
 def test_the_engine_is_gone_after_its_parent_was_killed() -> None:
-    command = "live --headless --source pattern --output null --size 64x64 --osc-port 0".split()
+    command = ["live", "--headless", "--source", "pattern", "--output", "null", "--size", "64x64", "--osc-port", "0"]
     parent = subprocess.Popen([sys.executable, "-m", "sdv2live", *command], stderr=subprocess.DEVNULL)
     try:
         process = psutil.Process(parent.pid)

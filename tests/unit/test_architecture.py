@@ -42,13 +42,27 @@ def reaches(path: Path, *packages: str) -> set[str]:
 
 RULES = [
     # rooms, what they may not import
-    ("sdv2live/engine", ["PySide6", "pythonosc", "cv2", "av", "bridges", "gui", "sdv2live.registry", "sdv2live.parameters",
-                         "sdv2live.capture", "sdv2live.session", "sdv2live.app"]),
+    (
+        "sdv2live/engine",
+        [
+            "PySide6",
+            "pythonosc",
+            "cv2",
+            "av",
+            "bridges",
+            "gui",
+            "sdv2live.registry",
+            "sdv2live.parameters",
+            "sdv2live.capture",
+            "sdv2live.session",
+            "sdv2live.app",
+        ],
+    ),
     ("sdv2live/engine/model", ["numpy", "safetensors", "sdv2live.clock", "sdv2live.frames"]),
     ("sdv2live/capture", ["torch", "bridges", "gui", "sdv2live.engine", "sdv2live.session", "sdv2live.app"]),
     ("bridges", ["torch", "cv2", "gui", "sdv2live.engine", "sdv2live.session", "sdv2live.app", "sdv2live.supervisor"]),
     ("gui", ["torch", "cv2", "bridges", "sdv2live.engine", "sdv2live.session", "sdv2live.app"]),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("room", "forbidden"), RULES)
@@ -67,7 +81,9 @@ def test_heavy_packages_stay_where_they_belong() -> None:
         "pyvirtualcam": ("bridges/virtual_camera.py",),
     }
     for package, rooms in may.items():
-        users = {path.relative_to(ROOT).as_posix() for path in files("sdv2live", "bridges", "gui") if reaches(path, package)}
+        users = {
+            path.relative_to(ROOT).as_posix() for path in files("sdv2live", "bridges", "gui") if reaches(path, package)
+        }
         assert not {user for user in users if not user.startswith(rooms)}, package
 
 

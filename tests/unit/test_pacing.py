@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -61,7 +63,7 @@ class Chain:
     @property
     def intervals_s(self) -> list[float]:
         ticks = [tick for tick, _ in self.shown]
-        return [b - a for a, b in zip(ticks, ticks[1:], strict=False)]
+        return [b - a for a, b in itertools.pairwise(ticks)]
 
     @property
     def ages_s(self) -> list[float]:

@@ -30,11 +30,17 @@ def test_every_shipped_preset_applies() -> None:
 
 GOOD = '{"sdv2live": 1, "values": {"noise.max": 0.5}}'
 BAD = {
-    "not JSON": GOOD[:-3], "nothing": "", "a list": "[]", "NaN": GOOD.replace("0.5", "NaN"),
-    "twins": GOOD.replace('"noise.max": 0.5', '"seed": 1, "seed": 2'), "deep": "[" * 100_000,
-    "no values": '{"sdv2live": 1}', "newer": GOOD.replace(": 1,", ": 2,"), "unknown": GOOD.replace("noise.max", "noise.mx"),
+    "not JSON": GOOD[:-3],
+    "nothing": "",
+    "a list": "[]",
+    "NaN": GOOD.replace("0.5", "NaN"),
+    "twins": GOOD.replace('"noise.max": 0.5', '"seed": 1, "seed": 2'),
+    "deep": "[" * 100_000,
+    "no values": '{"sdv2live": 1}',
+    "newer": GOOD.replace(": 1,", ": 2,"),
+    "unknown": GOOD.replace("noise.max", "noise.mx"),
     "start-up row": GOOD.replace("noise.max", "osc.port"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", BAD)

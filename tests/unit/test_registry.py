@@ -22,10 +22,25 @@ def registry() -> Registry:
     return registry
 
 
-REQUIRED = (
-    "prompt.text prompt.transition prompt.mix steps.count steps.list noise.max noise.min noise.sensitivity "
-    "noise.smoothing noise.mode seed schedule output.wet output.bypass output.freeze stream.reset stream.paused"
-).split()
+REQUIRED = [
+    "prompt.text",
+    "prompt.transition",
+    "prompt.mix",
+    "steps.count",
+    "steps.list",
+    "noise.max",
+    "noise.min",
+    "noise.sensitivity",
+    "noise.smoothing",
+    "noise.mode",
+    "seed",
+    "schedule",
+    "output.wet",
+    "output.bypass",
+    "output.freeze",
+    "stream.reset",
+    "stream.paused",
+]
 
 
 def test_the_table_has_what_was_promised_and_names_are_unique_everywhere() -> None:
@@ -80,8 +95,10 @@ def test_steps_count_beyond_the_list_is_clamped_with_a_word(registry: Registry) 
 
 
 def test_noise_bounds_never_cross(registry: Registry) -> None:
-    assert registry.set("noise.max", 0.3, origin="osc").value == 0.5
-    assert registry.set("noise.min", 9.0, origin="osc").value == 0.5
+    assert registry.set("noise.max", 0.3, origin="osc").status == "accepted"
+    assert registry.get("noise.min") == 0.3, "the bound that is set pushes the other along"
+    assert registry.set("noise.min", 9.0, origin="osc").value == 1.0
+    assert registry.get("noise.max") == 1.0
     low, high = registry.set_many([("noise.min", 0.7), ("noise.max", 0.8)], origin="osc")
     assert (low.status, high.status, low.value, high.value) == ("accepted", "accepted", 0.7, 0.8)
 
@@ -97,6 +114,8 @@ def test_presets_and_the_command_line_are_refused_and_not_clamped(registry: Regi
     before = registry.snapshot()
     with pytest.raises(UserError, match=r"output\.wet = 7 was refused.*0 to 1"):
         registry.set_strictly([("seed", 5), ("output.wet", 7)], origin="cli")
+    with pytest.raises(UserError, match=r"noise\.min = 0\.9 was refused"):
+        registry.set_strictly([("noise.min", 0.9), ("noise.max", 0.2)], origin="cli")
     with pytest.raises(UserError, match=r"did you mean noise\.max"):
         registry.set_strictly([("noise.mx", 0.5)], origin="cli")
     assert registry.snapshot() is before

@@ -171,7 +171,7 @@ class WanTransformer(nn.Module):
         """embeddings [B, X <= text_len, text_dim]; shorter ones are padded with zero rows, which take part."""
         missing = self.config.text_len - embeddings.shape[1]
         text = self.text_embedding(F.pad(embeddings, (0, 0, 0, missing)))
-        pairs = [block.cross_attn.text_keys_values(text) for block in self.blocks]
+        pairs = [block.cross_attn.text_keys_values(text) for block in self.blocks]  # type: ignore[union-attr, operator]
         return TextContext(tuple(k for k, _ in pairs), tuple(v for _, v in pairs))
 
     def embed(self, latents: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
