@@ -128,14 +128,16 @@ class Registry:
         draft = dict(self._values)
         staged = [self._stage_one(draft, name, value) for name, value in items]
         notes = [reconcile(draft, result.name) if result.status != "rejected" else "" for result in staged]
+        newest = {result.name: result for result in staged}
         results: list[SetResult] = []
         for result, note in zip(staged, notes, strict=True):
             if result.status == "rejected":
                 results.append(result)
                 continue
             held = draft[result.name]
-            if held != result.value and not note:
-                note = "another value of its bundle does not allow it"
+            is_newest = result is newest[result.name]
+            if is_newest and held != result.value and not note:
+                note = "another value that was set with it does not allow it"
             note = note or result.reason
             results.append(SetResult(result.name, "clamped" if note else "accepted", held, note))
         return draft, results

@@ -20,6 +20,12 @@ MINUTES = {"a": 12.0, "b": 40.0, "c": 25.0, "d": 20.0}
 WORDS_STEPS = 3000
 
 
+def _stage(name: str) -> str:
+    if name not in STAGES:
+        raise argparse.ArgumentTypeError(f"{name!r} is no stage; the stages are {', '.join(STAGES)}")
+    return name
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="python -m sdv2live.training", description="Train the pocket model.")
@@ -30,8 +36,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "stages",
         nargs="*",
+        type=_stage,
         default=list(STAGES),
-        choices=[*STAGES, []],
         metavar="STAGE",
         help=f"of {', '.join(STAGES)}; all, in this order, if none is named",
     )
@@ -64,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     if args.command == "data":
         make_pools(args.work / "pools", (SMALL, LARGE), seed=args.seed, processes=args.processes)
     elif args.command == "run":
-        for stage in args.stages or list(STAGES):
+        for stage in args.stages:
             if args.steps or (stage == "words" and not args.minutes):
                 budget = Budget(steps=args.steps or WORDS_STEPS)
             else:

@@ -114,7 +114,7 @@ def test_presets_and_the_command_line_are_refused_and_not_clamped(registry: Regi
     before = registry.snapshot()
     with pytest.raises(UserError, match=r"output\.wet = 7 was refused.*0 to 1"):
         registry.set_strictly([("seed", 5), ("output.wet", 7)], origin="cli")
-    with pytest.raises(UserError, match=r"noise\.min = 0\.9 was refused"):
+    with pytest.raises(UserError, match=r"noise\.max = 0\.2 was refused"):
         registry.set_strictly([("noise.min", 0.9), ("noise.max", 0.2)], origin="cli")
     with pytest.raises(UserError, match=r"did you mean noise\.max"):
         registry.set_strictly([("noise.mx", 0.5)], origin="cli")
