@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sdv2live.engine.base import ChunkSettings, EngineSpec
-from sdv2live.engine.catalogue import DEFAULT_SIZE, traits_of
+from sdv2live.engine.catalogue import default_size, traits_of
 from sdv2live.registry import Registry, Snapshot
 
 
@@ -11,7 +11,7 @@ def engine_spec(registry: Registry) -> EngineSpec:
     """The start-up rows of the table as a spec; the engine's own defaults are filled in where the user chose none."""
     values = registry.snapshot()
     name = str(values["engine.name"])
-    size_wh = values["engine.size"] or DEFAULT_SIZE[name]
+    size_wh = values["engine.size"] or default_size(name)
     spec = EngineSpec(
         name=name,
         size_wh=size_wh,

@@ -18,7 +18,7 @@ from sdv2live.frames import Pixels
 class EngineSpec:
     """What to build: fixed while an engine lives. size_wh: multiples of 16. threads 0: all cores.
 
-    max_steps bounds the rows that may be made; window_frames and sink_frames None: the engine's own.
+    precision and device: `auto` or a name of torch. profile: `default` or `reference` (window.py).
     """
 
     name: str

@@ -1,30 +1,58 @@
-"""Which engines there are and what each brings. Imports no torch: the app reads it before the engine exists."""
+"""Which engines there are and what each brings. Imports no torch: the app reads it before the engine exists.
+
+What an engine brings stands once, in the `runtime` of the config.json that lies with its weights.
+"""
 
 from __future__ import annotations
+
+import json
+from typing import Any
 
 from sdv2live.engine.base import EngineSpec, EngineTraits
 from sdv2live.engine.window import Window
 from sdv2live.errors import UserError
+from sdv2live.paths import assets_dir
 
 ENGINES = ("pocket",)
-DEFAULT_SIZE = {"pocket": (256, 256)}
 
-# Found by training (assets/pocket/MODEL_CARD.md); the ranges of the parameter table are the same for all engines.
-_POCKET_DEFAULTS = {
-    "steps.list": (600, 300),
-    "steps.count": 1,
-    "noise.max": 0.6,
-    "noise.min": 0.5,
-    "noise.mode": "fixed",
-    "noise.timestep_offset": 0,
-}
-WINDOWS = {"pocket": Window(capacity=4, sinks=1)}
+
+def default_size(name: str) -> tuple[int, int]:
+    """(width, height) that the engine was made for."""
+    runtime = _runtime(name)
+    return runtime["width"], runtime["height"]
 
 
 def traits_of(spec: EngineSpec) -> EngineTraits:
     """Chunk sizes and defaults of the engine that `spec` names. Raises UserError for one that there is not."""
-    if spec.name not in ENGINES:
-        raise UserError(f"there is no engine {spec.name!r}: choose one of {', '.join(ENGINES)}.")
+    runtime = _runtime(spec.name)
     return EngineTraits(
-        name=spec.name, size_wh=spec.size_wh, first_chunk_frames=4, chunk_frames=4, defaults=dict(_POCKET_DEFAULTS)
+        name=spec.name,
+        size_wh=spec.size_wh,
+        first_chunk_frames=runtime["first_chunk_frames"],
+        chunk_frames=runtime["chunk_frames"],
+        defaults={
+            "steps.list": runtime["steps"],
+            "steps.count": runtime["steps_count"],
+            "noise.max": runtime["noise_max"],
+            "noise.min": runtime["noise_min"],
+            "noise.mode": runtime["noise_mode"],
+            "noise.timestep_offset": runtime["timestep_offset"],
+        },
     )
+
+
+def window_of(spec: EngineSpec) -> Window:
+    """The rolling window that the engine was trained with."""
+    runtime = _runtime(spec.name)
+    return Window(capacity=runtime["window_frames"], sinks=runtime["sink_frames"], profile=spec.profile)
+
+
+def _runtime(name: str) -> dict[str, Any]:
+    if name not in ENGINES:
+        raise UserError(f"there is no engine {name!r}: choose one of {', '.join(ENGINES)}.")
+    path = assets_dir() / name / "config.json"
+    try:
+        runtime: dict[str, Any] = json.loads(path.read_text("utf-8"))["runtime"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} cannot be used ({error}): reinstall sdv2live, or fetch the file again.") from error
+    return runtime

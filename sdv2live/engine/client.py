@@ -47,6 +47,7 @@ MIN_CHUNK_LIMIT_S = 2.0
 FIRST_CHUNK_LIMIT_S = 15.0  # until it is known how long chunks take here: a loaded machine starts slowly
 KNOWN_CHUNKS = 4
 CHUNK_LIMIT_MEDIANS = 10.0
+CHUNK_LIMIT_LONGEST = 3.0  # a machine under load has chunks of very different length
 STAGES = ("encode", "denoise", "decode", "chunk")
 
 
@@ -298,7 +299,8 @@ class EngineClient(Engine):
             self._silent_s += gap_s if self._not_taken else 0.0
             limit_s = FIRST_CHUNK_LIMIT_S
             if len(self._chunk_times_s) >= KNOWN_CHUNKS:
-                limit_s = max(MIN_CHUNK_LIMIT_S, CHUNK_LIMIT_MEDIANS * statistics.median(self._chunk_times_s))
+                usual_s = CHUNK_LIMIT_MEDIANS * statistics.median(self._chunk_times_s)
+                limit_s = max(MIN_CHUNK_LIMIT_S, usual_s, CHUNK_LIMIT_LONGEST * max(self._chunk_times_s))
             if self._silent_s > limit_s:
                 self._death = self._death or f"it gave no picture for {limit_s:.1f} s"
             if now_s - self._last_ping_s >= PING_PERIOD_S:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sdv2live.engine.base import EngineSpec
-from sdv2live.engine.catalogue import WINDOWS, traits_of
+from sdv2live.engine.catalogue import traits_of, window_of
 from sdv2live.engine.model.pocket_codec import Memory, PocketCodec, Side
 from sdv2live.engine.model.pocket_text import PocketTextEncoder
 from sdv2live.engine.model.wan_transformer import POCKET, WanTransformer
@@ -70,7 +70,7 @@ def build_pocket(spec: EngineSpec, weights_dir: Path, *, first_epoch: int = 0) -
         dit=dit,
         codec=PocketStreamCodec(codec),
         prompts=PromptMixer(encode),
-        window=WINDOWS[spec.name],
+        window=window_of(spec),
         device=device,
         dtype=dtype,
         first_epoch=first_epoch,

@@ -293,7 +293,7 @@ def stage_d(setup: Setup, budget: Budget) -> None:
     dit.load_state_dict(averaged(setup.work, "c", "dit"))
     modules: dict[str, nn.Module] = {"codec": codec, "dit": dit}
     parameters = [*codec.decoder_parameters(), *dit.parameters()]
-    loop = Loop("d", setup.work, modules, parameters, budget=budget, seed=setup.seed, peak_lr=8e-4)
+    loop = Loop("d", setup.work, modules, parameters, budget=budget, seed=setup.seed, peak_lr=3e-4)
     team = Workers(modules, setup.workers)
     for rng in loop.steps():
         generators = rng.spawn(setup.workers)
