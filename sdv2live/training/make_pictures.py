@@ -1,0 +1,85 @@
+"""Makes the pictures of the README: `python -m sdv2live.training.make_pictures FOLDER [--source S]`.
+
+Runs the real engine over a source, prompt after prompt, as a live run does, and sets one frame of each beside the
+frame it came from. Owns the choice of prompts and the layout.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from sdv2live.capture.preprocess import fit_into
+from sdv2live.capture.select import open_source
+from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
+from sdv2live.engine.build import build_engine
+from sdv2live.engine.catalogue import default_size, traits_of
+from sdv2live.frames import Pixels
+from sdv2live.paths import assets_dir
+
+PROMPTS = (
+    "oil painting", "pencil drawing", "ink drawing", "neon edges", "thermal camera", "pixel art", "night",
+    "vintage film", "watercolour", "flat cel cartoon", "teal", "red pencil drawing", "a moonlit night in blue", "sepia",
+)  # fmt: skip
+COLUMNS = 5
+BAND = 22
+
+
+def restyled(frames: list[Pixels], prompt: str, size_wh: tuple[int, int]) -> list[Pixels]:
+    """The frames as a live run with this prompt and the engine's own defaults shows them."""
+    spec = EngineSpec("pocket", size_wh)
+    defaults = traits_of(spec).defaults
+    settings = ChunkSettings(
+        mix=((prompt, 1.0),), steps=tuple(defaults["steps.list"]), steps_count=defaults["steps.count"],
+        noise_max=defaults["noise.max"], noise_min=defaults["noise.min"], noise_mode=defaults["noise.mode"],
+    )  # fmt: skip
+    engine = build_engine(spec, assets_dir())
+    made: list[Pixels] = []
+    for number in range(len(frames) // 4):
+        engine.submit(Chunk(number, np.stack(frames[4 * number : 4 * number + 4])), settings)
+        made += [frame for result in engine.poll() for frame in result.frames]
+    return made
+
+
+def labelled(picture: Pixels, words: str) -> Pixels:
+    """The picture above a band that says what it is."""
+    band = np.full((BAND, picture.shape[1], 3), 24, np.uint8)
+    cv2.putText(band, words, (6, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (214, 218, 226), 1, cv2.LINE_AA)
+    return np.vstack([picture, band])
+
+
+def sheet(source_spec: str, *, start: int, frames_run: int = 16) -> Pixels:
+    """All prompts on one frame of a source: [H, W, 3] uint8 RGB."""
+    size_wh = default_size("pocket")
+    source = open_source(source_spec, loop=True)
+    source.open()
+    frames: list[Pixels] = []
+    for number in range(start + frames_run):
+        taken = source.read()
+        if taken is not None and number >= start:
+            fitted = np.empty((size_wh[1], size_wh[0], 3), np.uint8)
+            fit_into(taken.pixels, fitted)
+            frames.append(fitted)
+    source.close()
+    tiles = [labelled(frames[-1], "the source")]
+    tiles += [labelled(restyled(frames, prompt, size_wh)[-1], prompt) for prompt in PROMPTS]
+    rows = [np.hstack(tiles[row : row + COLUMNS]) for row in range(0, len(tiles) - COLUMNS + 1, COLUMNS)]
+    return np.vstack(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m sdv2live.training.make_pictures")
+    parser.add_argument("out", type=Path, help="the PNG or JPEG file to write")
+    parser.add_argument("--source", default="clip", help="clip or file:PATH")
+    parser.add_argument("--start", type=int, default=16, help="first frame used")
+    options = parser.parse_args()
+    picture = sheet(options.source, start=options.start)
+    cv2.imwrite(str(options.out), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+    print(f"written: {options.out}")
+
+
+if __name__ == "__main__":
+    main()
