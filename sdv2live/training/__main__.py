@@ -16,7 +16,7 @@ from sdv2live.training.loop import Budget
 from sdv2live.training.train import STAGES, Setup
 
 # Minutes on two CPU cores; the text stage is counted in steps because it is short everywhere.
-MINUTES = {"a": 12.0, "b": 40.0, "c": 25.0, "d": 20.0}
+MINUTES = {"a": 11.0, "b": 37.0, "c": 36.0, "d": 30.0}
 WORDS_STEPS = 3000
 
 

@@ -19,13 +19,15 @@ LOOK_NAMES, COLOUR_NAMES = tuple(LOOKS), tuple(COLOURS)
 # Looks that need more room to be learned are drawn more often.
 LOOK_SHARES = {
     "identity": 0.6,
-    "oil": 1.5,
-    "watercolour": 1.3,
-    "cel": 1.6,
-    "neon": 1.4,
-    "pixel": 1.3,
-    "night": 0.7,
-    "vintage": 0.6,
+    "oil": 1.8,
+    "watercolour": 1.4,
+    "pencil": 0.8,
+    "ink": 0.8,
+    "neon": 1.8,
+    "pixel": 2.2,
+    "cel": 1.9,
+    "night": 0.6,
+    "vintage": 0.4,
 }
 PLAIN_SHARE = 0.55  # of the samples keep the look's own colours
 MIX_SHARE = 0.08  # of the samples are between two looks, as a transition is

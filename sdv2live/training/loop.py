@@ -178,6 +178,12 @@ class Workers:
                     ours.data = theirs.data
         self._pool = ThreadPoolExecutor(count)
 
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
     def gradients(self, loss_of: Callable[[dict[str, Any], int], tuple[Tensor, dict[str, float]]]) -> dict[str, float]:
         """Run `loss_of(modules, worker)` in each worker, backward, leave the mean gradient; returns mean figures."""
 

@@ -244,21 +244,21 @@ def stage_c(setup: Setup, budget: Budget) -> None:
         peak_lr=1e-3,
         betas=(0.9, 0.98),
     )
-    team = Workers(modules, setup.workers)
-    for rng in loop.steps():
-        generators = rng.spawn(setup.workers)
-        bank, rows = (large, 2) if loop.step % 5 == 4 else (small, 6)
+    with Workers(modules, setup.workers) as team:
+        for rng in loop.steps():
+            generators = rng.spawn(setup.workers)
+            bank, rows = (large, 2) if loop.step % 5 == 4 else (small, 6)
 
-        def loss_of(
-            nets: dict[str, Any],
-            worker: int,
-            bank: LatentBank = bank,
-            rows: int = rows,
-            generators: list[np.random.Generator] = generators,
-        ) -> tuple[Tensor, dict[str, float]]:
-            return _latent_loss(nets["dit"], bank, rows, generators[worker], setup.device)
+            def loss_of(
+                nets: dict[str, Any],
+                worker: int,
+                bank: LatentBank = bank,
+                rows: int = rows,
+                generators: list[np.random.Generator] = generators,
+            ) -> tuple[Tensor, dict[str, float]]:
+                return _latent_loss(nets["dit"], bank, rows, generators[worker], setup.device)
 
-        loop.apply(**team.gradients(loss_of))
+            loop.apply(**team.gradients(loss_of))
 
 
 def _latent_loss(
@@ -294,16 +294,16 @@ def stage_d(setup: Setup, budget: Budget) -> None:
     modules: dict[str, nn.Module] = {"codec": codec, "dit": dit}
     parameters = [*codec.decoder_parameters(), *dit.parameters()]
     loop = Loop("d", setup.work, modules, parameters, budget=budget, seed=setup.seed, peak_lr=3e-4)
-    team = Workers(modules, setup.workers)
-    for rng in loop.steps():
-        generators = rng.spawn(setup.workers)
+    with Workers(modules, setup.workers) as team:
+        for rng in loop.steps():
+            generators = rng.spawn(setup.workers)
 
-        def loss_of(
-            nets: dict[str, Any], worker: int, generators: list[np.random.Generator] = generators
-        ) -> tuple[Tensor, dict[str, float]]:
-            return _joint_loss(nets["codec"], nets["dit"], batches, generators[worker], loop.step)
+            def loss_of(
+                nets: dict[str, Any], worker: int, generators: list[np.random.Generator] = generators
+            ) -> tuple[Tensor, dict[str, float]]:
+                return _joint_loss(nets["codec"], nets["dit"], batches, generators[worker], loop.step)
 
-        loop.apply(**team.gradients(loss_of))
+            loop.apply(**team.gradients(loss_of))
 
 
 def _joint_loss(

@@ -79,8 +79,8 @@ def test_workers_give_the_mean_gradient() -> None:
     torch.manual_seed(0)
     layer = torch.nn.Linear(3, 1)
     inputs = torch.randn(2, 5, 3)
-    team = Workers({"layer": layer}, 2)
-    figures = team.gradients(lambda nets, worker: (nets["layer"](inputs[worker]).square().mean(), {}))
+    with Workers({"layer": layer}, 2) as team:
+        figures = team.gradients(lambda nets, worker: (nets["layer"](inputs[worker]).square().mean(), {}))
     gradient = layer.weight.grad
     assert gradient is not None
     (expected,) = torch.autograd.grad(layer(inputs).square().mean(), [layer.weight])
@@ -88,4 +88,6 @@ def test_workers_give_the_mean_gradient() -> None:
     assert figures["loss"] == pytest.approx(float(layer(inputs).square().mean().detach()))
     with torch.no_grad():
         layer.weight.add_(1)
-    assert torch.equal(team.copies[1]["layer"].weight, layer.weight)
+    copied = team.copies[1]["layer"]
+    assert isinstance(copied, torch.nn.Linear)
+    assert torch.equal(copied.weight, layer.weight)

@@ -185,6 +185,7 @@ class PocketCodec(nn.Module):
 
     latent_mean: Tensor
     latent_std: Tensor
+    pooling: Tensor
 
     def __init__(self, text_dim: int = 128) -> None:
         super().__init__()
@@ -195,6 +196,7 @@ class PocketCodec(nn.Module):
         self.enc_out = _conv(ENC8, LATENT_CHANNELS, 1)
         self.register_buffer("latent_mean", torch.zeros(LATENT_CHANNELS))
         self.register_buffer("latent_std", torch.ones(LATENT_CHANNELS))
+        self.register_buffer("pooling", _pooling(), persistent=False)
 
         self.style = Style(text_dim)
         self.dec_in = _conv(LATENT_CHANNELS, DEC8)
@@ -209,8 +211,10 @@ class PocketCodec(nn.Module):
 
     def raw_latent(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """frames [B, 4n, 3, H, W] in [-1, 1] -> latent before normalisation [B, n, 16, h, w], features [B*4n, ...]."""
-        rows = frames.shape[0]
-        features = self.enc_res4(self.enc_in(F.pixel_unshuffle(frames.flatten(0, 1), 4)))
+        return self._latent_of(F.pixel_unshuffle(frames.flatten(0, 1), 4), frames.shape[0])
+
+    def _latent_of(self, cells: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        features = self.enc_res4(self.enc_in(cells))
         x = _silu(self.enc_down(features))
         x = self.enc_pool(x.unflatten(0, (-1, FRAMES)).flatten(1, 2))
         for block in self.enc_res8:
@@ -222,9 +226,10 @@ class PocketCodec(nn.Module):
 
     def encode(self, frames: Tensor) -> tuple[Tensor, Side]:
         """frames [B, 4n, 3, H, W] in [-1, 1] -> normalised latent [B, n, 16, h, w] and the side data for decode."""
-        latent, features = self.raw_latent(frames)
         flat = frames.flatten(0, 1)
-        quarter = torch.cat([features, _statistics(flat)], 1)
+        cells = F.pixel_unshuffle(flat, 4)
+        latent, features = self._latent_of(cells, frames.shape[0])
+        quarter = torch.cat([features, _statistics(cells, self.pooling)], 1)
         return self.normalise(latent), Side(F.pixel_unshuffle(flat, 2), quarter)
 
     def decode(self, latent: Tensor, side: Side, style: Tensor, memory: Memory, keep: Tensor | None = None) -> Tensor:
@@ -282,13 +287,21 @@ def _spread(x: Tensor, frames: int = 1) -> Tensor:
     return spread.permute(0, 3, 1, 2)
 
 
-def _statistics(flat: Tensor) -> Tensor:
-    """Mean colour and spread of brightness over 4 and over 12 pixels, [N, 3, H, W] -> [N, 8, H/4, W/4].
+def _pooling() -> Tensor:
+    """[3 + 16, 48]: from the 48 values of a 4x4 cell (colour, then place) its mean colour, and the grey of each place."""
+    place = torch.eye(16).repeat(1, 3) / 3
+    colour = torch.eye(3).repeat_interleave(16, 1) / 16
+    return torch.cat([colour, place])
+
+
+def _statistics(cells: Tensor, pooling: Tensor) -> Tensor:
+    """Mean colour and spread of brightness over 4 and over 12 pixels; cells [N, 48, h, w] -> [N, 8, h, w].
 
     With them the decoder can choose the calmest neighbourhood, as painterly filters do, instead of finding it.
     """
-    grey = flat.mean(1, keepdim=True)
-    near = torch.cat([F.avg_pool2d(flat, 4), F.avg_pool2d(grey * grey, 4)], 1)
+    pooled = F.linear(cells.permute(0, 2, 3, 1), pooling)
+    colour, grey = pooled[..., :3], pooled[..., 3:]
+    near = torch.cat([colour, grey.square().mean(-1, keepdim=True)], -1).permute(0, 3, 1, 2)
     wide = F.avg_pool2d(near, 3, 1, 1, count_include_pad=False)
     both = torch.cat([near, wide], 1)
     mean = both[:, [0, 4]] + both[:, [1, 5]] + both[:, [2, 6]]
