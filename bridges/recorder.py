@@ -75,6 +75,12 @@ class Recorder(Output):
         self._padded = np.zeros((height, width, 3), np.uint8)
         self._rate_fps = Fraction(rate_fps)
         self._first_tick, self._last_tick, self._last_key_tick = None, -1, -1
+        if self._if_exists != "overwrite":
+            self._create()
+
+    def _create(self) -> None:
+        """Make the file. One that is to be written over is left alone until there is a picture to write."""
+        height, width = self._padded.shape[:2]
         # bitexact: no creation time, no version of the library and no random identity in the file.
         options = {"fflags": "+bitexact", "flush_packets": "1"}
         if self.path.suffix.lower() == ".mkv":
@@ -93,6 +99,8 @@ class Recorder(Output):
         log.info("recording to %s", self.path)
 
     def write(self, pixels: Pixels, tick: int) -> None:
+        if self._container is None and self._if_exists == "overwrite" and self._padded.size:
+            self._create()
         container, stream = self._container, self._stream
         if container is None or stream is None:
             raise RuntimeError("the recorder is not open")

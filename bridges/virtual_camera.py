@@ -34,6 +34,8 @@ MODPROBE = "sudo modprobe v4l2loopback devices=1 video_nr=10 card_label=sdv2live
 class VirtualCamera(Output):
     """A camera that other programs see. `size_wh` is the camera's, whatever the pictures' size."""
 
+    always_on = True
+
     def __init__(
         self,
         *,

@@ -1,7 +1,7 @@
 """The composition root of a live run. Owns: what is built, in which order it starts and stops, and the exit code.
 
-The only file that knows everyone. Order: registry, OSC (it answers `loading` before torch is imported), outputs,
-source, engine, output clock. Whatever was started is stopped, in reverse, on every way out.
+Order: registry, OSC (it answers `loading` before torch is imported), source, outputs, engine, output clock. Whatever
+was started is stopped, in reverse, on every way out.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ log = logging.getLogger(__name__)
 
 WATCH_PERIOD_S = 0.05
 STATUS_PERIOD_S = 1.0
-DRAIN_LIMIT_S = 5.0
+DRAIN_LIMIT_S = 30.0
+NO_PICTURE_GRACE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class LiveApp:
         self._started_s = self.clock.now_s()
         self._stack = contextlib.ExitStack()
         self._finished_s: float | None = None
+        self._ready_s: float | None = None
 
         values = registry.snapshot()
         self._rate_fps = int(values["output.rate"])
@@ -97,12 +99,14 @@ class LiveApp:
             self._start()
             self._watch()
             # The numbers of a run are those of its end, not of what is left once everything is closed.
-            summary, end_state = self.summary(), self.supervisor.state
+            summary, end_state, end_source = self.summary(), self.supervisor.state, self.capture.status
         self._report(summary | {"peak_memory_bytes": _peak_memory_bytes()})
-        if self.session.failure is not None:
-            raise RuntimeError("the stream ended with an error; see the log") from self.session.failure
-        if end_state is State.FAILED and self.presenter.first_picture_s is None:
-            raise UserError(self.supervisor.reason)
+        failure = self.session.failure or self.presenter.failure
+        if failure is not None:
+            raise RuntimeError("the stream ended with an error; see the log") from failure
+        if self.presenter.first_picture_s is None and self._signal is None and end_source.name != "none":
+            reason = self.supervisor.reason if end_state is State.FAILED else end_source.reason
+            raise UserError(reason or f"the source {end_source.name} gave no picture: choose another one.")
         return 128 + self._signal if self._signal else 0
 
     def request_stop(self, number: int | None = None) -> None:
@@ -122,11 +126,13 @@ class LiveApp:
             )
             self.osc.start(fall_back=not self.options.osc_port_is_asked)
             self._stack.callback(self.osc.stop)
+        # The source before the outputs: a mistyped source must not have touched a file that is written to.
+        self._stack.callback(self.capture.stop)
+        info = self.capture.start()
         for output in self.outputs:
             output.start()
             self._stack.callback(output.stop)
-        info = self.capture.start()
-        self._stack.callback(self.capture.stop)
+        self.presenter.expect(period_s=1.0 / float(info.rate_fps))
         log.info("source: %s, %dx%d at %.5g fps", info.name, *info.size_wh, float(info.rate_fps))
         if self.options.source.is_live:
             self._plays.set()
@@ -140,7 +146,8 @@ class LiveApp:
             fit=self._fit,
             clock=self.clock,
             wake=self.ring.arrived,
-            on_ready=self._plays.set,
+            has_source_ended=self._has_source_ended,
+            on_ready=self._on_ready,
         )
         self.session.start()
         self._stack.callback(self.session.stop)
@@ -151,6 +158,15 @@ class LiveApp:
         return EngineClient(
             self.options.spec, assets_dir(), self.clock, first_epoch=first_epoch, on_event=self.ring.arrived.set
         )
+
+    def _on_ready(self) -> None:
+        """From the session's thread: an engine can take chunks, so a file may begin to play."""
+        self._ready_s = self._ready_s or self.clock.now_s()
+        self._plays.set()
+
+    def _has_source_ended(self) -> bool:
+        """A file that is over, or that cannot be read any further; a live source comes back."""
+        return self.capture.status.state in ("ended", "failed") and not self.options.source.is_live
 
     def _watch(self) -> None:
         """The main thread's part: time, the end of the source, failures, the status line."""
@@ -164,16 +180,25 @@ class LiveApp:
             first_s = self.presenter.first_picture_s
             # Once there was a picture, outputs go on with a card and `stream.reset` tries again; before, it is over.
             has_never_run = self.supervisor.state is State.FAILED and first_s is None
-            if self.session.failure is not None or has_never_run:
+            if self.session.failure or self.presenter.failure or has_never_run:
+                break
+            if first_s is None and self._is_waiting_in_vain(now_s):
                 break
             if self.options.seconds is not None and first_s is not None and now_s - first_s >= self.options.seconds:
                 break
-            if self.capture.status.state == "ended":
+            if self._has_source_ended():
                 drained_by_s = drained_by_s or now_s + DRAIN_LIMIT_S
-                is_drained = not self.session.has_unfinished and not self.presenter.has_waiting
-                if now_s > drained_by_s or (is_drained and first_s is not None):
+                is_drained = not (self.session.has_unfinished or self.presenter.has_waiting or self.ring.peek())
+                if now_s > drained_by_s or is_drained:
                     break
         self._finished_s = self.clock.now_s()
+
+    def _is_waiting_in_vain(self, now_s: float) -> bool:
+        """With `seconds` given: the engine has been ready for that long and more, and nothing has come of it."""
+        if self.options.seconds is None or self._ready_s is None:
+            return False
+        grace_s = 0.0 if self.capture.status.name == "none" else NO_PICTURE_GRACE_S
+        return now_s - self._ready_s >= self.options.seconds + grace_s
 
     def _print_status(self, now_s: float) -> None:
         summary = self.presenter
@@ -181,7 +206,8 @@ class LiveApp:
         age = f"{sum(ages) / len(ages):.0f} ms" if ages else "-"
         line = (
             f"{self.supervisor.stage} | {summary.new_frame_rate.per_second(now_s):.1f} new fps | age {age} | "
-            f"dropped {self.ring.dropped} lagged {summary.lagged} | {self.capture.status.state}"
+            f"dropped {self.ring.dropped} lagged {summary.lagged} | noise {self.session.noise_scale:.2f} "
+            f"motion {self.session.motion:.2f} | {self.capture.status.state}"
         )
         try:
             if sys.stderr.isatty():
@@ -206,6 +232,7 @@ class LiveApp:
             "frames_in": capture.frames_in,
             "frames_used": session.frames_used,
             "frames_generated": session.frames_generated,
+            "frames_lost": session.frames_lost,
             "frames_out": presenter.frames_out,
             "run_s": round(run_s, 3),
             "engine_fps": round(session.frames_generated * per_second, 2),
@@ -216,8 +243,9 @@ class LiveApp:
             "age_ms": presenter.age_ms.summary(),
             "ttff_ms": _ms_between(presenter.first_captured_s, first_s),
             "start_to_picture_ms": _ms_between(self._started_s, first_s),
-            "dropped": self.ring.dropped,
+            "dropped": self.ring.dropped + len(self.ring.peek()),
             "lagged": presenter.lagged,
+            "passed_over": presenter.passed_over,
             "repeated": presenter.repeated,
             "missed_ticks": presenter.missed_ticks,
             "skipped": sum(status.skipped for status in statuses),
@@ -238,9 +266,10 @@ class LiveApp:
         print(
             f"\n{summary['run_s']:.1f} s, {summary['frames_generated']} frames generated "
             f"({summary['engine_fps']:.1f} fps), "
-            f"age p95 {age['p95']} ms, new frames every {interval['p50']} ms, first picture after "
-            f"{summary['start_to_picture_ms']} ms, dropped {summary['dropped']}, lagged {summary['lagged']}, "
-            f"restarts {summary['restarts']}",
+            f"{_share(summary)} of the source, age p95 {age['p95']} ms, new frames every {interval['p50']} ms "
+            f"(p99 {interval['p99']}), first picture {summary['ttff_ms']} ms after its frame and "
+            f"{summary['start_to_picture_ms']} ms after the start, dropped {summary['dropped']}, "
+            f"lagged {summary['lagged']}, restarts {summary['restarts']}, memory {_megabytes(summary)}",
             file=sys.stderr,
         )
         if self.options.json_path is not None:
@@ -266,6 +295,17 @@ def run_live(registry: Registry, options: LiveOptions) -> int:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+def _share(summary: dict[str, Any]) -> str:
+    """How much of what the source gave was generated."""
+    frames_in = summary["frames_in"]
+    return f"{100 * summary['frames_generated'] / frames_in:.1f} %" if frames_in else "0 %"
+
+
+def _megabytes(summary: dict[str, Any]) -> str:
+    peak = summary["peak_memory_bytes"]
+    return f"{peak / 2**20:.0f} MB" if peak else "unknown"
 
 
 def _ms_between(start_s: float | None, end_s: float | None) -> float | None:

@@ -149,8 +149,9 @@ def _live(options: argparse.Namespace) -> int:
     from sdv2live.settings import engine_spec
 
     specs, seconds = options.output, options.seconds
-    if not specs and not options.headless and "source.name" not in given:
+    if not specs and not options.headless:
         specs, seconds = _demo(seconds)
+    _check_files(str(registry.get("source.name") or ""), specs or [], options.json)
     source = open_source(str(registry.get("source.name") or "clip"), loop=bool(registry.get("source.loop")))
     outputs = [make_output(spec, overwrite=options.overwrite) for spec in specs or ["null"]]
     code = run_live(
@@ -171,6 +172,24 @@ def _live(options: argparse.Namespace) -> int:
     return code
 
 
+def _check_files(source: str, outputs: list[str], json_path: Path | None) -> None:
+    """No file may be written twice, or read and written, and the summary needs a folder: before anything is touched."""
+    paths = [Path(spec.removeprefix("file:")).expanduser().resolve() for spec in outputs if spec.startswith("file:")]
+    twice = next((path for number, path in enumerate(paths) if path in paths[:number]), None)
+    if twice is not None:
+        raise UserError(f"two outputs write to {twice}: give each a file of its own.")
+    source_path = Path(source.removeprefix("file:")).expanduser().resolve()
+    if source and source_path in paths:
+        raise UserError(f"{source_path} is the source and an output at once: write to another file.")
+    _check_summary(json_path)
+
+
+def _check_summary(json_path: Path | None) -> None:
+    """Said before the run, not after it."""
+    if json_path is not None and (json_path.is_dir() or not os.access(json_path.absolute().parent, os.W_OK)):
+        raise UserError(f"--json {json_path} cannot be written: name a file in a folder that is there and yours.")
+
+
 def _demo(seconds: float | None) -> tuple[list[str], float]:
     """Nothing was said: the clip for a while, into a file of the working folder, which is named."""
     seconds = seconds or DEMO_SECONDS
@@ -178,8 +197,8 @@ def _demo(seconds: float | None) -> tuple[list[str], float]:
     if not os.access(target.parent, os.W_OK):
         raise UserError(f"{target.parent} cannot be written to: start sdv2live in another folder, or give --output.")
     print(
-        f"sdv2live plays its clip for {seconds:g} s into {target.name} (no window on this machine yet); OSC: "
-        "/sdv2live/prompt. Ctrl-C ends it.",
+        f"sdv2live runs for {seconds:g} s into a video file of this folder (there is no window yet); "
+        "--output and --seconds say otherwise, Ctrl-C ends it.",
         file=sys.stderr,
     )
     return [f"file:{target}"], seconds
@@ -194,6 +213,7 @@ def _render(options: argparse.Namespace) -> int:
 
 def _bench(options: argparse.Namespace) -> int:
     registry, _ = _registry(options)
+    _check_summary(options.json)
     from sdv2live.bench import bench
 
     return bench(registry, chunks=options.chunks, json_path=options.json)

@@ -6,6 +6,7 @@ clock set by the user or by NTP changes nothing.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from typing import Protocol
@@ -20,13 +21,13 @@ class Clock(Protocol):
 
 
 class MonotonicClock:
-    """The real one: the machine's monotonic clock, shared by every process on it."""
+    """The real one. On Windows the finer of two: its monotonic clock moves in steps of half a frame."""
 
     def now_s(self) -> float:
-        return time.monotonic()
+        return time.perf_counter() if sys.platform == "win32" else time.monotonic()
 
     def wait_until(self, time_s: float, stop: threading.Event) -> bool:
-        remaining_s = time_s - time.monotonic()
+        remaining_s = time_s - self.now_s()
         if remaining_s <= 0:
             return stop.is_set()
         return stop.wait(remaining_s)

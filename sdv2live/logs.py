@@ -12,7 +12,7 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def set_up(*, verbose: bool = False) -> None:
-    """Warnings and errors always, the rest with `verbose`."""
+    """What sdv2live itself says always; with `verbose` what libraries say as well."""
     handler = _Handler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
     root = logging.getLogger()

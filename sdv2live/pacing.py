@@ -36,19 +36,22 @@ class Pacer:
 
     def __init__(self) -> None:
         self.delay_s: float | None = None
-        self.lagged = 0
+        self.lagged = 0  # came later than their time
+        self.passed_over = 0  # punctual, and overtaken between two ticks: the source is faster than the output
         self.repeated = 0
         self._needs_s: deque[float] = deque(maxlen=WATCHED_CHUNKS)
-        self._waiting: deque[Picture] = deque()
+        self._waiting: deque[tuple[Picture, bool]] = deque()  # with: was it punctual
         self._last_tick_s: float | None = None
 
     def add(self, pictures: Sequence[Picture], ready_s: float) -> None:
         """A chunk's pictures, in order, that became ready at `ready_s`."""
         need_s = max(ready_s - picture.captured_s for picture in pictures) + MARGIN_S
         self._needs_s.append(need_s)
+        due_s = [picture.captured_s + (need_s if self.delay_s is None else self.delay_s) for picture in pictures]
+        self.lagged += sum(time_s < ready_s for time_s in due_s)
         if self.delay_s is None or need_s - self.delay_s > REANCHOR_S or self.delay_s - self.target_s > TOO_LONG_S:
             self.delay_s = need_s
-        self._waiting.extend(pictures)
+        self._waiting.extend((picture, time_s >= ready_s) for picture, time_s in zip(pictures, due_s, strict=True))
 
     @property
     def target_s(self) -> float:
@@ -68,14 +71,14 @@ class Pacer:
     def tick(self, now_s: float) -> Picture | None:
         """The picture that this tick shows anew, or None: the one before stays."""
         self._slew(now_s)
-        shown: Picture | None = None
-        while self._waiting and self.delay_s is not None and self._waiting[0].captured_s + self.delay_s <= now_s:
-            if shown is not None:
-                self.lagged += 1
+        shown: tuple[Picture, bool] | None = None
+        while self._waiting and self.delay_s is not None and self._waiting[0][0].captured_s + self.delay_s <= now_s:
+            self.passed_over += shown is not None and shown[1]
             shown = self._waiting.popleft()
         if shown is None:
             self.repeated += 1
-        return shown
+            return None
+        return shown[0]
 
     def clear(self) -> None:
         """Throw away what waits: it belongs to an epoch that is over."""

@@ -40,7 +40,6 @@ class When(StrEnum):
 
     CHUNK = "next chunk"
     FRAME = "next frame"
-    EPOCH = "next epoch"
     START = "start"
 
 
@@ -81,7 +80,7 @@ class Parameter:
 
 # fmt: off
 def _rows() -> tuple[Parameter, ...]:
-    chunk, frame, epoch, start = When.CHUNK, When.FRAME, When.EPOCH, When.START
+    chunk, frame, start = When.CHUNK, When.FRAME, When.START
     return (
         Parameter("prompt.text", Kind.TEXT, "oil painting", "What the picture should become.", chunk,
                   flag="--prompt", clears="prompt.mix"),
@@ -111,7 +110,7 @@ def _rows() -> tuple[Parameter, ...]:
         Parameter("seed", Kind.INT, 1, "Start of all random numbers: the same seed gives the same picture.", chunk,
                   minimum=0, maximum=2**31 - 1, step=1),
         Parameter("schedule", Kind.CHOICE, "auto", "Order of the steps: one after another, or batched over chunks.",
-                  epoch, choices=("auto", "latency", "throughput")),
+                  chunk, choices=("auto", "latency", "throughput")),
         Parameter("output.wet", Kind.FLOAT, 1.0, "From the camera (0) to the effect (1).", frame,
                   minimum=0.0, maximum=1.0, step=0.01),
         Parameter("output.bypass", Kind.BOOL, False, "Show the camera instead of the effect.", frame),
@@ -124,7 +123,7 @@ def _rows() -> tuple[Parameter, ...]:
                   flag="--source", in_preset=False),
         Parameter("source.loop", Kind.BOOL, True, "Start a played file again at its end.", start, in_preset=False),
         Parameter("source.rate", Kind.FLOAT, None,
-                  "Most source frames used a second; default: what the engine sustains.",
+                  "Most source frames used a second; default: what engine and outputs take.",
                   start, minimum=1.0, maximum=120.0, step=1.0, unit="fps", in_preset=False),
         Parameter("engine.name", Kind.CHOICE, "pocket", "Which engine makes the pictures.", start,
                   choices=("pocket",), flag="--engine", in_preset=False),

@@ -25,6 +25,7 @@ from sdv2live.stats import Rate, Series
 log = logging.getLogger(__name__)
 
 TOO_OLD_S = 3.0
+TOO_OLD_PERIODS = 2.5
 
 
 class Outlet(Protocol):
@@ -60,15 +61,25 @@ class Presenter:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="output clock", daemon=True)
         self._shown: Picture | None = None
+        self._last_pixels: Pixels | None = None
+        self._frozen: Pixels | None = None
         self._last_new_s: float | None = None
+        self._fresh_s = 0.0  # when the picture was last what it should be: new, or held on purpose
+        self._too_old_s = TOO_OLD_S
+        self.failure: BaseException | None = None
         self._card: tuple[str, Pixels] | None = None
-        self._recorded_ticks = 0
+        self._has_begun = False
+        self._ticks = 0
         self.first_picture_s: float | None = None
         self.first_captured_s: float | None = None
         self.frames_out = 0
         self.missed_ticks = 0
         self.age_ms, self.new_frame_interval_ms = Series(), Series()
-        self.output_rate, self.new_frame_rate = Rate(), Rate()
+        self.new_frame_rate = Rate()
+
+    def expect(self, *, period_s: float) -> None:
+        """The source's frames come this far apart: a slow one does not make its pictures old."""
+        self._too_old_s = max(TOO_OLD_S, TOO_OLD_PERIODS * period_s)
 
     def start(self) -> None:
         self._thread.start()
@@ -102,8 +113,8 @@ class Presenter:
         return self._pacer.repeated
 
     @property
-    def delay_s(self) -> float | None:
-        return self._pacer.delay_s
+    def passed_over(self) -> int:
+        return self._pacer.passed_over
 
     def _run(self) -> None:
         deadline_s = self._clock.now_s()
@@ -116,10 +127,11 @@ class Presenter:
                 if behind > 0:
                     # As OBS does: time moves on by whole ticks, what was missed is counted and not made up for.
                     self.missed_ticks += behind
+                    self._ticks += behind if self._has_begun else 0
                     deadline_s += behind * self._period_s
-        except Exception:
-            log.exception("the output clock stopped; restart sdv2live and please report this")
-            raise
+        except Exception as error:  # a thread's top: the app ends with this error
+            log.exception("the output clock stopped")
+            self.failure = error
 
     def tick(self, now_s: float) -> None:
         """One tick: decide, compose, hand over."""
@@ -129,17 +141,20 @@ class Presenter:
             picture = self._pacer.tick(now_s) if self._pacer.is_started else None
         if picture is not None:
             self._note_new(picture, now_s)
-            if not is_frozen or self._shown is None:
-                self._shown = picture
-        pixels = self._composed(now_s, is_bypassed, is_frozen, float(values["output.wet"]))
-        has_begun = self._shown is not None or is_bypassed
+            self._shown = picture
+        if picture is not None or is_frozen or values["stream.paused"]:
+            self._fresh_s = now_s
+        # What is frozen is what was seen at that moment, whatever is turned meanwhile.
+        self._frozen = (self._frozen if self._frozen is not None else self._last_pixels) if is_frozen else None
+        pixels = self._frozen if self._frozen is not None else self._composed(now_s, is_bypassed, values["output.wet"])
+        self._last_pixels = pixels
+        self._has_begun = self._has_begun or self._shown is not None or is_bypassed
         for outlet in self._outlets:
-            if has_begun or outlet.always_on:
-                outlet.offer(pixels, self._recorded_ticks)
-        if has_begun:
-            self._recorded_ticks += 1
+            if self._has_begun or outlet.always_on:
+                outlet.offer(pixels, self._ticks)
+        if self._has_begun:
+            self._ticks += 1
             self.frames_out += 1
-            self.output_rate.note(now_s)
 
     def _note_new(self, picture: Picture, now_s: float) -> None:
         if self.first_picture_s is None:
@@ -150,15 +165,14 @@ class Presenter:
         self.age_ms.add((now_s - picture.captured_s) * 1000)
         self.new_frame_rate.note(now_s)
 
-    def _composed(self, now_s: float, is_bypassed: bool, is_frozen: bool, wet: float) -> Pixels:
-        if is_bypassed and not is_frozen:
+    def _composed(self, now_s: float, is_bypassed: bool, wet: float) -> Pixels:
+        if is_bypassed:
             frame = self._newest_frame()
-            if frame is not None and now_s - frame.captured_s < TOO_OLD_S:
+            if frame is not None and now_s - frame.captured_s < self._too_old_s:
                 return self._fitted(frame)
         if self._shown is None:
             return self._card_for("sdv2live")
-        is_held = is_frozen or bool(self._registry.get("stream.paused"))
-        if not is_held and self._last_new_s is not None and now_s - self._last_new_s > TOO_OLD_S:
+        if now_s - self._fresh_s > self._too_old_s:
             return self._card_for("no new picture")
         return mixed(self._shown.source, self._shown.effect, wet)
 

@@ -66,7 +66,7 @@ class FrameRing:
     def append(self, frame: Frame) -> None:
         with self._lock:
             self._frames.append(frame)
-            # Four frames always stay, whatever the rate: a 5 fps camera would never fill a chunk else.
+            # Two chunks always stay, whatever the rate: a 5 fps camera would never fill one else.
             while len(self._frames) > self._capacity or (
                 len(self._frames) > 8 and frame.captured_s - self._frames[0].captured_s > self._span_s
             ):

@@ -108,7 +108,8 @@ class Registry:
             for (name, value), result in zip(items, results, strict=True):
                 if result.status != "accepted":
                     row = self.table.get(name)
-                    hint = f" (allowed: {range_text(row)})" if row and "range" not in result.reason else ""
+                    is_said = "range" in result.reason or "entries" in result.reason
+                    hint = f" (allowed: {range_text(row)})" if row and not is_said else ""
                     raise UserError(f"{name} = {_shown(value)} was refused: {result.reason}{hint}.")
             self._commit(draft, [name for name, _ in items], origin)
 

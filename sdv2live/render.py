@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bridges.recorder import Recorder
+from bridges.recorder import SUFFIXES, Recorder
 from sdv2live.capture.base import Source, SourceInfo
 from sdv2live.capture.preprocess import fit_into
 from sdv2live.capture.select import open_source
@@ -27,10 +27,12 @@ from sdv2live.settings import engine_spec, settings_of
 
 def render(registry: Registry, source_spec: str, out: Path, *, overwrite: bool) -> int:
     """Restyle the file `source_spec` into `out`; -> exit code. Raises UserError."""
+    if out.is_dir():
+        raise UserError(f"{out} is a directory: name a file in it, for example {out / 'out.mp4'}.")
     if out.exists() and not overwrite:
         raise UserError(f"{out} is there already: choose another name, or add -y to replace it.")
-    if out.suffix.lower() not in (".mp4", ".mov", ".mkv"):
-        raise UserError(f"{out} is no video file name: end it with .mp4.")
+    if out.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{out} is no video file name: end it with {' or '.join(SUFFIXES)}.")
     spec = engine_spec(registry)
     source = open_source(source_spec, loop=False)
     if not source.ends:
@@ -56,6 +58,7 @@ def render(registry: Registry, source_spec: str, out: Path, *, overwrite: bool) 
             written += 1
             progress.show(written)
         recorder.close()
+        source.close()  # out may be the source itself, and Windows replaces no file that is open
         partial.replace(out)
         progress.done(written, out)
     finally:

@@ -22,7 +22,7 @@ from sdv2live.presenter import Presenter
 from sdv2live.queues import FrameRing
 from sdv2live.registry import Registry
 from sdv2live.settings import settings_of
-from sdv2live.stats import Rate, Series
+from sdv2live.stats import Series
 from sdv2live.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -32,10 +32,11 @@ IDLE_WAIT_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """What the app keeps of a chunk that is with the engine."""
+    """What the app keeps of a chunk that is with the engine; the last one of a file may have fewer real frames."""
 
     sources: Pixels
     captured_s: tuple[float, ...]
+    is_opening: bool
 
 
 class Session:
@@ -52,22 +53,26 @@ class Session:
         fit: str,
         clock: Clock,
         wake: threading.Event,
+        has_source_ended: Callable[[], bool],
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self._registry, self._ring, self._supervisor = registry, ring, supervisor
         self._presenter, self._chunker, self._fit, self._clock = presenter, chunker, fit, clock
-        self._wake, self._on_ready = wake, on_ready
+        self._wake, self._on_ready, self._has_source_ended = wake, on_ready, has_source_ended
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="session", daemon=True)
         self._sent: dict[int, _Sent] = {}
         self._next_chunk = 0
+        self._submitted_epoch = -1
         self._resets_seen = registry.get("stream.reset")
         self._engine_seen: EngineClient | None = None
+        self._epoch_seen = -1
+        self._is_flushing = False
         self.frames_used = 0
+        self.frames_lost = 0  # used, and lost with a chunk that failed, an engine that died, or a reset
         self.frames_generated = 0
         self.chunk_ms = Series()
         self.stage_ms = {stage: Series() for stage in ("encode", "denoise", "decode")}
-        self.generated_rate = Rate()
         self.noise_scale = self.motion = 0.0
         self.newest_frame: Frame | None = None
         self.failure: BaseException | None = None
@@ -104,12 +109,8 @@ class Session:
         for result in self._supervisor.poll():
             self._take(result)
         engine = self._supervisor.engine
-        if engine is not self._engine_seen and engine is not None and engine.is_ready:
-            self._engine_seen = engine
-            self._sent.clear()
-            self._chunker.restart()
-            self._ring.clear()
-            self._on_ready()
+        if engine is not None and engine.is_ready:
+            self._follow_engine(engine)
         frames = self._ring.peek()
         if frames:
             self.newest_frame = frames[-1]
@@ -117,33 +118,63 @@ class Session:
             return
         if self._registry.get("stream.paused"):
             self._ring.clear()
+            self._flush(engine)
             return
-        picked = self._chunker.pick([frame.captured_s for frame in frames], engine.frames_wanted)
+        wanted = engine.frames_wanted
+        picked = self._chunker.pick([frame.captured_s for frame in frames], wanted)
         if picked is not None:
             self._submit(engine, [frames[index] for index in picked])
+        elif self._has_source_ended():
+            if frames:
+                self._submit(engine, frames[:wanted])
+            else:
+                self._flush(engine)
+
+    def _flush(self, engine: EngineClient) -> None:
+        """No further chunk will push out those in flight (`throughput`): have them finished."""
+        if self._sent and not self._is_flushing:
+            self._is_flushing = True
+            engine.request_flush()
+
+    def _follow_engine(self, engine: EngineClient) -> None:
+        """Another engine or another epoch: what was with the old one does not come back."""
+        if engine is not self._engine_seen:
+            self._engine_seen = engine
+            self._ring.clear()
+            self._on_ready()
+        if engine.epoch != self._epoch_seen:
+            self._epoch_seen = engine.epoch
+            self.frames_lost += sum(len(sent.captured_s) for sent in self._sent.values())
+            self._sent.clear()
+            self._chunker.restart()
+            self._is_flushing = False
 
     def _follow_reset(self) -> None:
         resets = self._registry.get("stream.reset")
         if resets != self._resets_seen:
             self._resets_seen = resets
             self._supervisor.reset()
-            self._sent.clear()
             self._presenter.clear()
-            self._chunker.restart()
 
     def _submit(self, engine: EngineClient, frames: list[Frame]) -> None:
         buffer = engine.input_buffer()
-        for target, frame in zip(buffer, frames, strict=True):
+        for target, frame in zip(buffer, frames, strict=False):
             fit_into(frame.pixels, target, self._fit)
+        # The tail of a file is completed by its last frame; what that adds is not shown.
+        buffer[len(frames) :] = buffer[len(frames) - 1]
         # Kept for the mix of camera and effect: the slot itself is the engine's from now on.
-        self._sent[self._next_chunk] = _Sent(buffer.copy(), tuple(frame.captured_s for frame in frames))
+        times_s = tuple(frame.captured_s for frame in frames)
+        is_opening = self._next_chunk == 0 or self._epoch_seen != self._submitted_epoch
+        self._submitted_epoch = self._epoch_seen
+        self._sent[self._next_chunk] = _Sent(buffer.copy(), times_s, is_opening)
         engine.submit(Chunk(self._next_chunk, buffer), settings_of(self._registry.snapshot()))
         self._next_chunk += 1
+        self._is_flushing = False
         self.frames_used += len(frames)
         self._ring.release_through(frames[-1].index, used=len(frames))
 
     def _take(self, result: ChunkResult) -> None:
-        sent = self._sent.pop(result.chunk_id, None)
+        sent = self._sent.get(result.chunk_id)
         if sent is None:
             return
         now_s = self._clock.now_s()
@@ -151,11 +182,12 @@ class Session:
         self.chunk_ms.add(result.stage_ms["chunk"])
         for stage, series in self.stage_ms.items():
             series.add(result.stage_ms[stage])
-        self._chunker.engine_took(result.stage_ms["chunk"] / 1000, len(result.frames))
-        self.frames_generated += len(result.frames)
-        self.generated_rate.note(now_s, len(result.frames))
+        if not sent.is_opening:  # the first one of an epoch is slower than those that follow
+            self._chunker.engine_took(result.stage_ms["chunk"] / 1000, len(result.frames))
         pictures = [
             Picture(effect, source, captured_s)
-            for effect, source, captured_s in zip(result.frames, sent.sources, sent.captured_s, strict=True)
+            for effect, source, captured_s in zip(result.frames, sent.sources, sent.captured_s, strict=False)
         ]
+        self.frames_generated += len(pictures)
         self._presenter.add(pictures, now_s)
+        del self._sent[result.chunk_id]

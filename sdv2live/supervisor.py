@@ -93,7 +93,10 @@ class Supervisor:
         self.device = ""
 
     def start(self) -> None:
-        self.engine = self._start_engine(self._epoch)
+        try:
+            self.engine = self._start_engine(self._epoch)
+        except EngineDead as error:
+            self._failed(one_line(error))
 
     @property
     def stage(self) -> str:
@@ -164,6 +167,10 @@ class Supervisor:
         self.engine.kill()
         self.engine = None
         self._bad_in_row = 0
+        self._failed(reason)
+
+    def _failed(self, reason: str) -> None:
+        """Wait for the next try, or give up."""
         delay_s = self._breaker.failed(self._clock.now_s())
         if delay_s is None:
             self._give_up(f"{reason}; it failed {self._policy.most_failures} times and is not started again by itself")
@@ -183,4 +190,4 @@ class Supervisor:
     def _start_again_when_due(self) -> None:
         if self.state is State.RESTARTING and self._clock.now_s() >= self._restart_at_s:
             self.restarts += 1
-            self.engine = self._start_engine(self._epoch)
+            self.start()

@@ -67,7 +67,7 @@ class ChunkSettings:
     schedule: str = "auto"
 
     def to_json(self) -> bytes:
-        return json.dumps(asdict(self), allow_nan=False).encode()
+        return json.dumps(asdict(self), allow_nan=False, ensure_ascii=False).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> ChunkSettings:

@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
@@ -78,14 +79,13 @@ class EngineClient(Engine):
         frames = self.traits.largest_chunk
         memory, handle = create_memory(SharedFrames.size_bytes(spec.size_wh, frames))
         self._frames = SharedFrames(memory, size_wh=spec.size_wh, frames=frames)
-        inherited = [handle.descriptor] if handle.descriptor >= 0 else []
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", "from sdv2live.engine.worker import main; main()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=inherited,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        )
+        try:
+            self._process = _start_child(handle.descriptor)
+        except OSError as error:
+            self._frames.close()
+            raise EngineDead(f"its process could not be started ({error})") from error
+        finally:
+            handle.close()
         assert self._process.stdin is not None and self._process.stdout is not None
         self._to_child, self._from_child = self._process.stdin, self._process.stdout
         self._inbox: queue.SimpleQueue[tuple[Message, bytes]] = queue.SimpleQueue()
@@ -112,7 +112,6 @@ class EngineClient(Engine):
             Message.CONFIGURE,
             to_json({"spec": asdict(spec), "assets": str(assets), "epoch": first_epoch, "memory": asdict(handle)}),
         )
-        handle.close()
 
     @property
     def pid(self) -> int:
@@ -169,16 +168,19 @@ class EngineClient(Engine):
             raise ChunkError(failure)
         return results
 
+    def request_flush(self) -> None:
+        """Have what is in flight finished without waiting for another chunk; `poll` returns it when it is there."""
+        if not self._flushes_unanswered:
+            self._flushes_unanswered += 1
+            self._send(Message.FLUSH)
+
     def flush(self) -> list[ChunkResult]:
-        """Wait for what is in flight. Raises EngineDead if the child goes meanwhile."""
-        self._flushes_unanswered += 1
-        self._send(Message.FLUSH)
+        """Wait for what is in flight. Raises EngineDead if the child goes or hangs meanwhile."""
+        self.request_flush()
         results: list[ChunkResult] = []
         while self._flushes_unanswered:
-            kind, payload = self._inbox.get()
-            self._take(kind, payload)
-            self._raise_if_dead()
-        results, self._results = self._results, []
+            results += self.poll()
+            time.sleep(0.001)
         return results
 
     def reset(self) -> int:
@@ -250,8 +252,10 @@ class EngineClient(Engine):
                 self._silent_s = 0.0
             case Message.FLUSHED:
                 self._flushes_unanswered -= 1
+                self._silent_s = 0.0
             case Message.EPOCH:
                 self._resets_unanswered -= 1
+                self._silent_s = 0.0
                 if not self._resets_unanswered:
                     self._free |= set(self._slot_of.values())
                     self._slot_of.clear()
@@ -296,7 +300,8 @@ class EngineClient(Engine):
             if now_s - self._started_s > START_LIMIT_S:
                 self._death = self._death or f"it did not start within {START_LIMIT_S:.0f} s"
         else:
-            self._silent_s += gap_s if self._not_taken else 0.0
+            is_awaited = self._not_taken or self._resets_unanswered or self._flushes_unanswered
+            self._silent_s += gap_s if is_awaited else 0.0
             limit_s = FIRST_CHUNK_LIMIT_S
             if len(self._chunk_times_s) >= KNOWN_CHUNKS:
                 usual_s = CHUNK_LIMIT_MEDIANS * statistics.median(self._chunk_times_s)
@@ -316,3 +321,21 @@ class EngineClient(Engine):
             raise EngineRefused(self._refusal)
         if self._death:
             raise EngineDead(self._death)
+
+
+def _start_child(descriptor: int) -> subprocess.Popen[bytes]:
+    """The engine's process, with pipes on both sides, in a process group of its own.
+
+    Ctrl-C in a terminal goes to a whole group, and it is for the app to end its engine. -P and a path of its own: a
+    `queue.py` in the user's working folder is not the engine's.
+    """
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join([root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]).rstrip(os.pathsep)
+    command = [sys.executable, "-P", "-c", "from sdv2live.engine.worker import main; main()"]
+    env = {**os.environ, "PYTHONPATH": path}
+    if sys.platform == "win32":
+        flags = subprocess.CREATE_NEW_PROCESS_GROUP
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, creationflags=flags)
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, pass_fds=[descriptor], process_group=0
+    )

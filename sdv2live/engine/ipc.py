@@ -132,7 +132,7 @@ def read_message(stream: IO[bytes]) -> tuple[Message, bytes] | None:
 
 
 def to_json(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, allow_nan=False).encode()
+    return json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
 
 
 class SharedFrames:

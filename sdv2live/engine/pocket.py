@@ -18,6 +18,7 @@ from sdv2live.engine.model.pocket_text import PocketTextEncoder
 from sdv2live.engine.model.wan_transformer import POCKET, WanTransformer
 from sdv2live.engine.precision import choose_device, choose_dtype
 from sdv2live.engine.prompts import PromptMixer
+from sdv2live.engine.stages import StageMap
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.weights import load_strict
 
@@ -71,7 +72,7 @@ def build_pocket(spec: EngineSpec, weights_dir: Path, *, first_epoch: int = 0) -
         codec=PocketStreamCodec(codec),
         prompts=PromptMixer(encode),
         window=window_of(spec),
-        device=device,
+        stages=StageMap.on_one(device, POCKET.num_layers),
         dtype=dtype,
         first_epoch=first_epoch,
     )

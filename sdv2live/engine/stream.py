@@ -22,6 +22,7 @@ from sdv2live.engine.model.wan_transformer import TextContext, WanTransformer
 from sdv2live.engine.noise import MotionController, NoiseSource, largest_change
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.schedule import chunk_timesteps, opening_timesteps, sigma_of
+from sdv2live.engine.stages import StageMap
 from sdv2live.engine.window import Window
 from sdv2live.errors import ChunkError
 from sdv2live.frames import Pixels
@@ -70,6 +71,8 @@ class StreamState:
         self.latent_frames = 0
         self.rows = 0  # steps of the newest chunk
         self.refreshes = 0
+        self.refreshed_at = 0  # latent frame of the last sink refresh
+        self.wants_refresh = False
         self.phase = 0.0
         self.last_pixels: Pixels | None = None
         self.rows_in_flight: dict[int, InFlight] = {}
@@ -88,13 +91,15 @@ class StreamEngine(Engine):
         codec: Codec,
         prompts: PromptMixer,
         window: Window,
-        device: torch.device,
+        stages: StageMap,
         dtype: torch.dtype,
         first_epoch: int = 0,
     ) -> None:
         self.traits = traits
         self._dit, self._codec, self._prompts, self._window = dit, codec, prompts, window
-        self._device, self._dtype = device, dtype
+        if len(stages.stages) != 1:
+            raise ValueError("a stream in one process runs on one device; more of them need a process each")
+        self._stages, self._device, self._dtype = stages, stages.first.device, dtype
         self._epoch = first_epoch
         self._waiting: tuple[Chunk, ChunkSettings] | None = None
         self._finished: list[ChunkResult] = []
@@ -181,14 +186,20 @@ class StreamEngine(Engine):
                 sensitivity=settings.sensitivity,
                 smoothing=settings.smoothing,
             )
-        visited = opening_timesteps if is_opening else chunk_timesteps
-        timesteps = visited(
-            settings.steps, settings.steps_count, noise_scale=noise_scale, offset=settings.timestep_offset
-        )
+        steps, count, offset = settings.steps, settings.steps_count, settings.timestep_offset
+        if is_opening:
+            follows = self._window.profile != "reference"
+            timesteps = opening_timesteps(steps, count, noise_scale=noise_scale, offset=offset, follows_noise=follows)
+        else:
+            timesteps = chunk_timesteps(steps, count, noise_scale=noise_scale, offset=offset)
         prompt = self._prompts.advance(settings.mix, settings.transition_chunks)
+        # A sink is made anew once the window is full, and then lives for a window at least: a fader that moves the
+        # prompt at every chunk would leave no sink older than the rolling frames.
+        state.wants_refresh |= prompt.is_new or change > SCENE_CUT_MOTION
         refreshes = None
-        if (prompt.is_new or change > SCENE_CUT_MOTION) and state.latent_frames >= self._window.capacity:
+        if state.wants_refresh and state.latent_frames - state.refreshed_at >= self._window.capacity:
             refreshes, state.refreshes = state.refreshes, state.refreshes + 1
+            state.wants_refresh, state.refreshed_at = False, state.latent_frames
 
         latents, side = self._codec.encode(self._uploaded(chunk.frames), state.codec_state)
         first = state.latent_frames
@@ -285,7 +296,11 @@ class StreamEngine(Engine):
         told = [[float(item.timesteps[item.step])] * latents.shape[1] for _, item in rows]
         text = TextContext.stack([item.text for _, item in rows])
         timesteps = torch.tensor(told).to(self._device, non_blocking=True)
-        flow = self._dit(latents.to(self._dtype), timesteps, text, past).float()
+        x, time_embedding, time6 = self._dit.embed(latents.to(self._dtype), timesteps)
+        for stage in self._stages.stages:
+            x = self._dit.run_blocks(x, time6, text, past, stage.first_block, stage.end_block)
+        grid_hw = (latents.shape[-2] // 2, latents.shape[-1] // 2)
+        flow = self._dit.finish(x, time_embedding, grid_hw).float()
         for b, (row, item) in enumerate(rows):
             self._advance(item, row, flow[b : b + 1])
         spent_ms = (time.perf_counter() - started_s) * 1000 / len(rows)

@@ -150,7 +150,11 @@ class Worker:
                 self.handle(kind, payload)
             except Exception as error:
                 traceback.print_exc()
-                self._link.send(Message.CHUNK_FAILED, f"{type(error).__name__}: {one_line(error)}".encode())
+                reason = f"{type(error).__name__}: {one_line(error)}"
+                if kind is not Message.SUBMIT:
+                    # What the app waits for would never come: only a new process helps.
+                    self._die(Message.DEAD, reason)
+                self._link.send(Message.CHUNK_FAILED, reason.encode())
 
     def _die(self, kind: Message, reason: str) -> None:
         self._link.send(kind, reason.encode())

@@ -17,6 +17,7 @@ from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
 from sdv2live.engine.noise import MotionController, largest_change
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.schedule import first_timestep, flow_sigmas
+from sdv2live.engine.stages import StageMap
 from sdv2live.engine.stream import InFlight, StreamEngine
 from sdv2live.engine.window import Window
 from tests.engine.toy import CPU, drawn_
@@ -100,7 +101,7 @@ def test_stream_equals_the_reference(name: str, schedule: str) -> None:
         codec=codec,
         prompts=PromptMixer(lambda text: tensors["prompt_embeds"]),
         window=Window(spec["kv_cache_frames"], spec["sink_frames"], "reference", spec["rope_reset_frame"]),
-        device=CPU,
+        stages=StageMap.on_one(CPU, config.num_layers),
         dtype=torch.float32,
     )
     engine.draws = tensors

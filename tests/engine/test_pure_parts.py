@@ -14,6 +14,7 @@ import torch
 from sdv2live.engine.noise import MotionController, NoiseSource, draw, largest_change
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.schedule import chunk_timesteps, first_timestep, opening_timesteps, sigma_of
+from sdv2live.engine.stages import Stage, StageMap
 
 REFERENCE_LIST = (700, 500, 400, 200)
 
@@ -114,3 +115,18 @@ def test_a_text_is_encoded_once_and_the_cache_is_bounded() -> None:
     for number in range(300):
         mixer.advance(((f"x{number}", 1.0),), 0)
     assert len(mixer._texts) == 64
+
+
+def test_the_reference_s_opening_visits_the_list_whatever_the_noise() -> None:
+    plain = opening_timesteps(REFERENCE_LIST, 2, noise_scale=0.3, offset=-100, follows_noise=False)
+    assert plain == (700, 500)
+    assert opening_timesteps(REFERENCE_LIST, 2, noise_scale=0.3, offset=-100) == (200, 150)
+
+
+@pytest.mark.parametrize("edges", [[], [(0, 3)], [(0, 6), (0, 6)], [(0, 2), (3, 6)], [(0, 0), (0, 6)], [(0, 7)]])
+def test_a_stage_map_covers_every_block_once(edges: list[tuple[int, int]]) -> None:
+    device = torch.device("cpu")
+    with pytest.raises(ValueError, match="cover"):
+        StageMap(tuple(Stage(device, *edge) for edge in edges), 6)
+    assert StageMap((Stage(device, 0, 2), Stage(device, 2, 6)), 6).last.first_block == 2
+    assert StageMap.on_one(device, 6).first.end_block == 6

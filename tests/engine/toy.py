@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineTraits
 from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
 from sdv2live.engine.prompts import PromptMixer
+from sdv2live.engine.stages import StageMap
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.window import Window
 
@@ -72,7 +73,7 @@ def toy_engine(*, window: Window | None = None, first_epoch: int = 0) -> StreamE
         codec=SumCodec(),
         prompts=PromptMixer(toy_prompt),
         window=window or Window(capacity=4, sinks=1),
-        device=CPU,
+        stages=StageMap.on_one(CPU, SMALL.num_layers),
         dtype=torch.float32,
         first_epoch=first_epoch,
     )

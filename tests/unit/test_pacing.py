@@ -153,7 +153,12 @@ def test_repeats_and_late_pictures_are_counted_apart() -> None:
     assert pacer.tick(0.41) is not None
     assert pacer.tick(0.42) is None and pacer.repeated == 1
     shown = pacer.tick(0.72)
-    assert shown is not None and shown.captured_s == pytest.approx(0.3) and pacer.lagged == 2
+    assert shown is not None and shown.captured_s == pytest.approx(0.3)
+    assert (pacer.passed_over, pacer.lagged) == (2, 0), "they were punctual, and two of them overtaken"
+    pacer.add([Picture(PIXELS, PIXELS, t) for t in (0.4, 0.5, 0.6, 0.7)], 0.87)
+    assert pacer.lagged == 1 and pacer.delay_s is not None, "the first came after its time"
+    pacer.add([Picture(PIXELS, PIXELS, t) for t in (0.8, 0.9, 1.0, 1.1)], 3.0)
+    assert pacer.lagged == 5
 
 
 def test_an_unread_value_is_replaced_and_counted() -> None:

@@ -288,7 +288,7 @@ def _spread(x: Tensor, frames: int = 1) -> Tensor:
 
 
 def _pooling() -> Tensor:
-    """[3 + 16, 48]: from the 48 values of a 4x4 cell (colour, then place) its mean colour, and the grey of each place."""
+    """[3 + 16, 48]: from the 48 values of a 4x4 cell (colour, then place) its mean colour and each place's grey."""
     place = torch.eye(16).repeat(1, 3) / 3
     colour = torch.eye(3).repeat_interleave(16, 1) / 16
     return torch.cat([colour, place])
