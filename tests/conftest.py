@@ -15,8 +15,12 @@ LEFTOVER_LIMIT_S = 5.0
 
 
 def _segments() -> set[str]:
+    """Shared memory of this process: named segments, and the engine's, which have no name but a descriptor or a map."""
     folder = Path("/dev/shm")
-    return set(os.listdir(folder)) if folder.is_dir() else set()
+    named = set(os.listdir(folder)) if folder.is_dir() else set()
+    maps = Path("/proc/self/maps")
+    nameless = {line for line in maps.read_text().splitlines() if "memfd:sdv2live" in line} if maps.is_file() else set()
+    return named | {line.split()[0] for line in nameless}
 
 
 def _threads() -> set[threading.Thread]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from sdv2live.engine.host_memory import keep_freed_memory
 from sdv2live.training.data import LARGE, SMALL, make_pools
 from sdv2live.training.evaluate import evaluate, table, words_table
 from sdv2live.training.export import export
@@ -77,6 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
                 budget = Budget(minutes=args.minutes or MINUTES[stage])
             STAGES[stage](Setup(args.work, torch.device(args.device), args.seed, args.workers), budget)
     elif args.command == "evaluate":
+        keep_freed_memory()
         device = torch.device(args.device)
         rows = evaluate(args.model, args.work / "sheets", video=args.video, device=device)
         print(table(rows))

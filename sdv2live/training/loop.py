@@ -8,7 +8,6 @@ minutes the learning rate follows the clock).
 from __future__ import annotations
 
 import copy
-import ctypes
 import math
 import os
 import sys
@@ -26,19 +25,6 @@ from torch import Tensor, nn
 
 CHECKPOINT_PERIOD_S = 120.0
 REPORT_PERIOD_S = 20.0
-MALLOC_TRIM, MALLOC_TOP_PAD, MALLOC_MMAP_MAX = -1, -2, -4
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep big blocks instead of returning them: fresh pages cost more than the arithmetic on them.
-
-    Measured: 3 to 4 times the speed of small convolution nets on a virtual machine. Elsewhere than glibc: nothing.
-    """
-    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(MALLOC_MMAP_MAX, 0)
-        mallopt(MALLOC_TRIM, 2**31 - 1)
-        mallopt(MALLOC_TOP_PAD, 256 * 2**20)
 
 
 @dataclass(frozen=True)

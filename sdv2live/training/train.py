@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdv2live.engine.host_memory import keep_freed_memory
 from sdv2live.engine.model.attention import BlockCausalAttention
 from sdv2live.engine.model.pocket_codec import FRAMES, LATENT_CHANNELS, PocketCodec, Side
 from sdv2live.engine.model.pocket_text import PocketTextEncoder
@@ -24,7 +25,7 @@ from sdv2live.training import words
 from sdv2live.training.bank import LatentBank, latent_bank
 from sdv2live.training.batches import Batches
 from sdv2live.training.data import LARGE, SMALL
-from sdv2live.training.loop import Budget, Loop, Workers, averaged, keep_freed_memory
+from sdv2live.training.loop import Budget, Loop, Workers, averaged
 from sdv2live.training.losses import check_latents, check_output, chroma, gradient_loss, picture_loss, psnr
 
 
