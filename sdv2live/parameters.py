@@ -82,7 +82,7 @@ class Parameter:
 def _rows() -> tuple[Parameter, ...]:
     chunk, frame, start = When.CHUNK, When.FRAME, When.START
     return (
-        Parameter("prompt.text", Kind.TEXT, "oil painting", "What the picture should become.", chunk,
+        Parameter("prompt.text", Kind.TEXT, "pencil drawing", "What the picture should become.", chunk,
                   flag="--prompt", clears="prompt.mix"),
         Parameter("prompt.mix", Kind.MIX, (), "Several prompts at once, each with its weight; empty: prompt.text.",
                   chunk, minimum=0.0, maximum=100.0),

@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--start", type=int, default=16, help="first frame used")
     options = parser.parse_args()
     picture = sheet(options.source, start=options.start)
-    cv2.imwrite(str(options.out), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+    cv2.imwrite(str(options.out), picture[..., ::-1])
     print(f"written: {options.out}")
 
 

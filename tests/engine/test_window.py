@@ -7,6 +7,7 @@ import torch
 
 from sdv2live.engine.kv_cache import CachedAttention, KVCache, RowWrite
 from sdv2live.engine.model.attention import BlockCausalAttention
+from sdv2live.engine.model.wan_transformer import GeluTanh
 from sdv2live.engine.window import Window
 
 CASES = [(4, 1), (6, 3), (5, 2), (4, 0), (7, 1), (2, 1), (21, 3)]
@@ -95,3 +96,10 @@ def test_rows_do_not_see_each_other_and_a_refresh_touches_one_sink() -> None:
     cache.refresh_sink(0, sink=0, frame=4)
     assert torch.equal(cache.keys[0][0, 0], before[0, cache.window.slot_of(4)])
     assert torch.equal(cache.keys[0][0, 1:], before[0, 1:]) and torch.equal(cache.keys[0][1], before[1])
+
+
+def test_the_fast_gelu_is_the_plain_one() -> None:
+    x = torch.cat([torch.linspace(-30, 30, 4001), torch.tensor([0.0, -0.0, 1e-8, -1e-8, 1e4, -1e4])])
+    with torch.no_grad():
+        fast = GeluTanh()(x)
+    torch.testing.assert_close(fast, torch.nn.functional.gelu(x, approximate="tanh"), atol=1e-6, rtol=1e-6)

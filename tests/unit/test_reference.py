@@ -25,7 +25,7 @@ def test_every_shipped_preset_applies() -> None:
     for name in names:
         registry = Registry()
         apply_preset(registry, name)
-        assert registry.get("prompt.text") != Registry().get("prompt.text") or name == "oil-painting"
+        assert registry.get("prompt.text") != Registry().get("prompt.text") or name == "pencil"
 
 
 GOOD = '{"sdv2live": 1, "values": {"noise.max": 0.5}}'

@@ -85,6 +85,20 @@ def timestep_embedding(timesteps: Tensor, freq_dim: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1).float()
 
 
+class GeluTanh(nn.Module):
+    """GELU in its tanh form, 0.5 x (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3).
+
+    On the CPU in float32 it is written as x * sigmoid(2u), which is the same and takes half the time there.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_grad_enabled():
+            return F.gelu(x, approximate="tanh")
+        factor = 2 * math.sqrt(2 / math.pi)
+        doubled = x.square().mul_(factor * 0.044715).add_(factor).mul_(x)
+        return doubled.sigmoid_().mul_(x)
+
+
 class _Projections(nn.Module):
     """q, k, v, o and the norms of q and k over the full width, before the heads are split."""
 
@@ -126,7 +140,7 @@ class Block(nn.Module):
         self.self_attn = SelfAttentionLayer(config)
         self.norm3 = nn.LayerNorm(dim, eps=EPS)
         self.cross_attn = CrossAttentionLayer(config)
-        self.ffn = nn.Sequential(nn.Linear(dim, config.ffn_dim), nn.GELU("tanh"), nn.Linear(config.ffn_dim, dim))
+        self.ffn = nn.Sequential(nn.Linear(dim, config.ffn_dim), GeluTanh(), nn.Linear(config.ffn_dim, dim))
 
     def forward(
         self, x: Tensor, time: Tensor, layer: int, past: SelfAttention, text_kv: tuple[Tensor, Tensor]
