@@ -109,6 +109,12 @@ class OutputThread:
         self._state = "closed"
 
     def _run(self) -> None:
+        try:
+            self._feed()
+        finally:
+            self.output.close()
+
+    def _feed(self) -> None:
         if self._first_failure is not None and not self._reopen(self._first_failure):
             return
         while True:
@@ -129,7 +135,6 @@ class OutputThread:
                 log.exception("output %s failed", self.output.name)
                 if not self._reopen(UserError(f"The output failed ({one_line(error)}): see the log.")):
                     break
-        self.output.close()
 
     def _reopen(self, error: UserError) -> bool:
         """Close and open again until it works; False if the app stops meanwhile."""

@@ -18,6 +18,7 @@ from types import MappingProxyType
 OSC_ROOT = "/sdv2live"
 MAX_TEXT_CHARS = 2000
 MAX_MIX_ENTRIES = 8
+MAX_MIX_TEXT_CHARS = 1000  # all of a mix has to fit into the pipe to the engine at once
 MAX_STEPS = 8
 
 
@@ -272,13 +273,13 @@ def clean_text(value: str) -> str:
     return " ".join(visible.encode("utf-8", "ignore").decode("utf-8").split())
 
 
-def _text(value: object) -> Coerced:
+def _text(value: object, most_chars: int = MAX_TEXT_CHARS) -> Coerced:
     if not isinstance(value, str):
         raise InvalidValue(f"a text is needed, not {_kind_name(value)}")
     text = clean_text(value)
-    if len(text) <= MAX_TEXT_CHARS:
+    if len(text) <= most_chars:
         return Coerced(text)
-    return Coerced(text[:MAX_TEXT_CHARS], f"cut to {MAX_TEXT_CHARS} characters")
+    return Coerced(text[:most_chars], f"cut to {most_chars} characters")
 
 
 def _items(value: object) -> list[object]:
@@ -309,7 +310,7 @@ def _mix(row: Parameter, value: object) -> Coerced:
     notes: list[str] = []
     entries: list[tuple[str, float]] = []
     for text, weight in zip(items[::2], items[1::2], strict=True):
-        words, number = _text(text), _clamped(row, _number(weight))
+        words, number = _text(text, MAX_MIX_TEXT_CHARS), _clamped(row, _number(weight))
         notes += [note for note in (words.note, number.note) if note]
         entries.append((str(words.value), _number(number.value)))
     if entries and not any(weight > 0 for _, weight in entries):
