@@ -98,6 +98,7 @@ class LiveApp:
         with self._stack:
             self._start()
             self._watch()
+            self.presenter.stop()  # no tick between the numbers and the end of the files
             # The numbers of a run are those of its end, not of what is left once everything is closed.
             summary, end_state, end_source = self.summary(), self.supervisor.state, self.capture.status
         self._report(summary | {"peak_memory_bytes": _peak_memory_bytes()})
