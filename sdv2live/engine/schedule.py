@@ -53,13 +53,6 @@ def chunk_timesteps(steps: Sequence[int], count: int, *, noise_scale: float, off
     return tuple(timesteps)
 
 
-def opening_timesteps(
-    steps: Sequence[int], count: int, *, noise_scale: float, offset: int, follows_noise: bool = True
-) -> tuple[int, ...]:
-    """The opening chunk visits steps[0] itself, as in the reference.
-
-    follows_noise: where the user's noise asks for less than steps[0], so does the opening. Its frame becomes the sink,
-    and a sink made at another strength would colour the whole epoch.
-    """
-    first = min(steps[0], first_timestep(noise_scale, offset)) if follows_noise else steps[0]
-    return (first, *chunk_timesteps(steps, count, noise_scale=(first - offset) / 1000, offset=offset)[1:])
+def opening_timesteps(steps: Sequence[int], count: int) -> tuple[int, ...]:
+    """The opening chunk's timesteps: steps[0] itself, then as `chunk_timesteps` goes on (contract.md)."""
+    return chunk_timesteps(steps, count, noise_scale=steps[0] / 1000, offset=0)

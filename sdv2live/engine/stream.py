@@ -188,8 +188,7 @@ class StreamEngine(Engine):
             )
         steps, count, offset = settings.steps, settings.steps_count, settings.timestep_offset
         if is_opening:
-            follows = self._window.profile != "reference"
-            timesteps = opening_timesteps(steps, count, noise_scale=noise_scale, offset=offset, follows_noise=follows)
+            timesteps = opening_timesteps(steps, count)
         else:
             timesteps = chunk_timesteps(steps, count, noise_scale=noise_scale, offset=offset)
         prompt = self._prompts.advance(settings.mix, settings.transition_chunks)
