@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sdv2live.engine.host_memory import keep_freed_memory
 from sdv2live.engine.model.attention import BlockCausalAttention
-from sdv2live.engine.model.pocket_codec import FRAMES, LATENT_CHANNELS, PocketCodec, Side
+from sdv2live.engine.model.pocket_codec import FRAMES, LATENT_CHANNELS, PocketCodec, Side, depth_to_space
 from sdv2live.engine.model.pocket_text import PocketTextEncoder
 from sdv2live.engine.model.wan_transformer import POCKET, WanTransformer
 from sdv2live.training import words
@@ -63,9 +63,8 @@ class PlainDecoder(nn.Module):
     def forward(self, latent: Tensor) -> Tensor:
         """[B, n, 16, h, w] -> [B, 4n, 3, 8h, 8w]."""
         rows = latent.shape[0]
-        x = self.body(latent.flatten(0, 1)).unflatten(1, (FRAMES, -1)).flatten(0, 1)
-        frames: Tensor = F.pixel_shuffle(self.near(F.pixel_shuffle(x, 2)), 4).unflatten(0, (rows, -1))
-        return frames
+        cells = self.near(depth_to_space(self.body(latent.flatten(0, 1)), FRAMES))
+        return depth_to_space(depth_to_space(cells)).unflatten(0, (rows, -1))
 
 
 def channels_last(network: nn.Module) -> None:

@@ -1,8 +1,9 @@
 """The codec streams exactly, and its ports, style and memory do what they say."""
 
 import torch
+import torch.nn.functional as F
 
-from sdv2live.engine.model.pocket_codec import PocketCodec, Side
+from sdv2live.engine.model.pocket_codec import PocketCodec, Side, depth_to_space, space_to_depth
 
 
 def _codec() -> PocketCodec:
@@ -12,6 +13,37 @@ def _codec() -> PocketCodec:
 
 def _chunk(side: Side, first: int, end: int) -> Side:
     return Side(side.half[4 * first : 4 * end], side.quarter[4 * first : 4 * end])
+
+
+def test_places_become_channels_and_pixels_again() -> None:
+    """As the library's functions do, but with the places before the features, and frames before both."""
+    picture = torch.randn(3, 5, 8, 6)
+    channels = space_to_depth(picture)
+    by_feature = F.pixel_unshuffle(picture, 2).unflatten(1, (5, 4))
+    assert torch.equal(channels, by_feature.transpose(1, 2).flatten(1, 2))
+    assert torch.equal(depth_to_space(channels), picture)
+    frames = channels.flatten(0, 1)[None]
+    assert torch.equal(depth_to_space(frames, 3), picture)
+    assert depth_to_space(frames, 3).is_contiguous(memory_format=torch.channels_last)
+    assert channels.is_contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def test_statistics_are_of_the_pixels() -> None:
+    codec = _codec()
+    frames = torch.rand(1, 4, 3, 32, 24) * 2 - 1
+    _, side = codec.encode(frames)
+    assert side.quarter.is_contiguous(memory_format=torch.channels_last)
+    features, colours, spreads = side.quarter.split((32, 6, 2), 1)
+    torch.testing.assert_close(features, codec.raw_latent(frames)[1])
+    grey = frames[0].mean(1, keepdim=True)
+    for size, colour, spread in zip((4, 12), colours.chunk(2, 1), spreads.chunk(2, 1), strict=True):
+        pad = (size - 4) // 2
+        colour_of, grey_of, square_of = (
+            F.avg_pool2d(x, size, 4, pad, count_include_pad=False) for x in (frames[0], grey, grey.square())
+        )
+        torch.testing.assert_close(colour, colour_of)
+        torch.testing.assert_close(spread, 3 * (square_of - grey_of.square()).clamp_min(1e-5).sqrt())
 
 
 @torch.no_grad()

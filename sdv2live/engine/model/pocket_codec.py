@@ -3,7 +3,9 @@
 Owns: the encoder, the styled decoder, the style vector and the decoder's streaming memory. Knows torch alone; knows
 nothing of prompts (it is given text tokens), of noise schedules or of the DiT. The latent says what is where, the
 style vector how it is drawn, and the source frames come along as side data for fine detail. Letters: B rows, T frames,
-4 a chunk; H, W pixels, multiples of 8; h = H/8, w = W/8.
+4 a chunk; H, W pixels, multiples of 8; h = H/8, w = W/8. Channels are last in memory. Where they hold frames f and the
+places (i, j) of a 2x2 block besides features c, their order is (f i j c): what lies side by side stays so when places
+become pixels and back, and moves in long runs.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ STATISTICS = 8
 class Side:
     """What decode needs of a chunk besides its latent. N = B*4 frames, row by row, in time order."""
 
-    half: Tensor  # source, unshuffled by 2: [N, 12, H/2, W/2]
+    half: Tensor  # source, 2x2 pixels a place: [N, 12, H/2, W/2]
     quarter: Tensor  # encoder features and local statistics of each frame: [N, ENC4 + STATISTICS, H/4, W/4]
 
 
@@ -211,12 +213,13 @@ class PocketCodec(nn.Module):
 
     def raw_latent(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """frames [B, 4n, 3, H, W] in [-1, 1] -> latent before normalisation [B, n, 16, h, w], features [B*4n, ...]."""
-        return self._latent_of(F.pixel_unshuffle(frames.flatten(0, 1), 4), frames.shape[0])
+        half = space_to_depth(frames.flatten(0, 1))
+        return self._latent_of(space_to_depth(half), frames.shape[0])
 
     def _latent_of(self, cells: Tensor, rows: int) -> tuple[Tensor, Tensor]:
         features = self.enc_res4(self.enc_in(cells))
         x = _silu(self.enc_down(features))
-        x = self.enc_pool(x.unflatten(0, (-1, FRAMES)).flatten(1, 2))
+        x = self.enc_pool(torch.cat([x[frame::FRAMES] for frame in range(FRAMES)], 1))
         for block in self.enc_res8:
             x = block(x)
         return self.enc_out(_silu(x)).unflatten(0, (rows, -1)), features
@@ -226,11 +229,10 @@ class PocketCodec(nn.Module):
 
     def encode(self, frames: Tensor) -> tuple[Tensor, Side]:
         """frames [B, 4n, 3, H, W] in [-1, 1] -> normalised latent [B, n, 16, h, w] and the side data for decode."""
-        flat = frames.flatten(0, 1)
-        cells = F.pixel_unshuffle(flat, 4)
+        half = space_to_depth(frames.flatten(0, 1))
+        cells = space_to_depth(half)
         latent, features = self._latent_of(cells, frames.shape[0])
-        quarter = torch.cat([features, _statistics(cells, self.pooling)], 1)
-        return self.normalise(latent), Side(F.pixel_unshuffle(flat, 2), quarter)
+        return self.normalise(latent), Side(half, _with_statistics(features, cells, self.pooling))
 
     def decode(self, latent: Tensor, side: Side, style: Tensor, memory: Memory, keep: Tensor | None = None) -> Tensor:
         """Normalised latent [B, n, 16, h, w], style [B, 64] -> frames [B, 4n, 3, H, W], about [-1, 1], not clamped.
@@ -241,15 +243,15 @@ class PocketCodec(nn.Module):
         x = self.dec_in(latent.flatten(0, 1))
         for block in self.dec_res8:
             x = block(x, style)
-        x = _spread(self.dec_grow(x), FRAMES)
+        x = depth_to_space(self.dec_grow(x), FRAMES)
         x = self.port4(x, side.quarter, style, keep)
         fresh = memory.fresh.clone()  # autograd keeps it, and the original changes below
         for block, past in zip(self.dec_mem, memory.past, strict=True):
             x = block(x, style, past, fresh)
         memory.fresh.zero_()
-        x = _spread(self.dec_up(x))
+        x = depth_to_space(self.dec_up(x))
         x = self.dec_res2(self.port2(x, side.half, style, keep), style)
-        return _spread(self.dec_out(_silu(x))).unflatten(0, (rows, -1))
+        return depth_to_space(self.dec_out(_silu(x))).unflatten(0, (rows, -1))
 
     def new_memory(
         self,
@@ -275,35 +277,40 @@ class PocketCodec(nn.Module):
         return [p for name, p in self.named_parameters() if not name.startswith("enc_")]
 
 
-def _spread(x: Tensor, frames: int = 1) -> Tensor:
-    """[N, frames*C*4, h, w] -> [N*frames, C, 2h, 2w]: frames unfolded, then a pixel shuffle by 2.
-
-    One copy, and channels are last in memory before and after, as the convolutions want them: the library's pixel
-    shuffle of what `unflatten` gives would turn the order at each step.
-    """
+def space_to_depth(x: Tensor) -> Tensor:
+    """[N, C, 2h, 2w] -> [N, (i j C), h, w]; channels last in memory, as the convolutions want them."""
     batch, channels, height, width = x.shape
-    parts = x.permute(0, 2, 3, 1).reshape(batch, height, width, frames, channels // frames // 4, 2, 2)
-    spread = parts.permute(0, 3, 1, 5, 2, 6, 4).reshape(batch * frames, 2 * height, 2 * width, -1)
-    return spread.permute(0, 3, 1, 2)
+    lines = x.permute(0, 2, 3, 1).reshape(batch, height // 2, 2, width // 2, 2 * channels)
+    return torch.cat(lines.unbind(2), -1).permute(0, 3, 1, 2)  # twice as fast as permuting i inwards
+
+
+def depth_to_space(x: Tensor, frames: int = 1) -> Tensor:
+    """[N, (f i j C), h, w] -> [N*f, C, 2h, 2w] in one copy; channels last in memory before and after."""
+    batch, channels, height, width = x.shape
+    lines = x.permute(0, 2, 3, 1).reshape(batch, height, width, frames, 2, channels // frames // 2)
+    pixels = lines.permute(0, 3, 1, 4, 2, 5).reshape(batch * frames, 2 * height, 2 * width, -1)
+    return pixels.permute(0, 3, 1, 2)
 
 
 def _pooling() -> Tensor:
-    """[3 + 16, 48]: from the 48 values of a 4x4 cell (colour, then place) its mean colour and each place's grey."""
-    place = torch.eye(16).repeat(1, 3) / 3
-    colour = torch.eye(3).repeat_interleave(16, 1) / 16
+    """[3 + 16, 48]: from the 48 values of a 4x4 cell (place, then colour) its mean colour and each place's grey."""
+    colour = torch.eye(3).repeat(1, 16) / 16
+    place = torch.eye(16).repeat_interleave(3, 1) / 3
     return torch.cat([colour, place])
 
 
-def _statistics(cells: Tensor, pooling: Tensor) -> Tensor:
-    """Mean colour and spread of brightness over 4 and over 12 pixels; cells [N, 48, h, w] -> [N, 8, h, w].
+def _with_statistics(features: Tensor, cells: Tensor, pooling: Tensor) -> Tensor:
+    """features [N, C, h, w], cells [N, 48, h, w] -> [N, C + 8, h, w], channels last in memory.
 
-    With them the decoder can choose the calmest neighbourhood, as painterly filters do, instead of finding it.
+    Behind the features: mean colour over 4 and over 12 pixels, then spread of brightness over 4 and over 12. With them
+    the decoder can choose the calmest neighbourhood, as painterly filters do, instead of finding it.
     """
     pooled = F.linear(cells.permute(0, 2, 3, 1), pooling)
     colour, grey = pooled[..., :3], pooled[..., 3:]
-    near = torch.cat([colour, grey.square().mean(-1, keepdim=True)], -1).permute(0, 3, 1, 2)
-    wide = F.avg_pool2d(near, 3, 1, 1, count_include_pad=False)
-    both = torch.cat([near, wide], 1)
-    mean = both[:, [0, 4]] + both[:, [1, 5]] + both[:, [2, 6]]
-    spread = (both[:, [3, 7]] - (mean / 3) ** 2).clamp_min(1e-5).sqrt()
-    return torch.cat([both[:, 0:3], both[:, 4:7], 3 * spread], 1)
+    near = torch.cat([colour, grey.square().mean(-1, keepdim=True)], -1)
+    wide = F.avg_pool2d(near.permute(0, 3, 1, 2), 3, 1, 1, count_include_pad=False).permute(0, 2, 3, 1)
+    spreads = []
+    for red, green, blue, square in (near.split(1, -1), wide.split(1, -1)):
+        mean = (red + green + blue) / 3
+        spreads.append(3 * (square - mean.square()).clamp_min(1e-5).sqrt())
+    return torch.cat([features.permute(0, 2, 3, 1), colour, wide[..., :3], *spreads], -1).permute(0, 3, 1, 2)
