@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import av
 import numpy as np
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 DECODE_ERRORS_IN_ROW = 30
 LARGEST_SIDE = 8192
+MISSING_PERIODS = 3.5  # a promise that is this many frames too long is rounding, more is a file that was cut off
 FALLBACK_RATE_FPS = Fraction(25)
 # Above this a step between time stamps is a broken stamp, not a picture that is held.
 LONGEST_HOLD_S = 60.0
@@ -63,7 +64,6 @@ class VideoFile(Source):
         self._frames: Iterator[VideoFrame] | None = None
         self._first: VideoFrame | None = None
         self._period_s = float(1 / FALLBACK_RATE_FPS)
-        self._expected_frames = 0
         self._said: set[str] = set()
         self._clear_pass()
         self._last_media_s = -1.0
@@ -74,14 +74,22 @@ class VideoFile(Source):
         stream = self._start_pass()
         rate_fps = nominal_rate(stream)
         self._period_s = float(1 / rate_fps)
-        self._expected_frames = expected_frames(stream, rate_fps)
+        promised = expected_frames(stream, rate_fps)
+        if self._is_cut_off(stream):
+            self.close()
+            raise UserError(
+                f"{self._path} was cut off: its last pictures are missing; copy or export it again, or choose another "
+                "file."
+            )
+        self.close()
+        self._start_pass()
         first = self._next_decoded()
         if first is None:
             self.close()
             raise UserError(f"{self._path} has no picture that can be decoded: choose another file or export it again.")
         self._first = first
         height, width = displayed_shape(first)
-        count = None if self._loop or self._expected_frames == 0 else self._expected_frames
+        count = None if self._loop or promised == 0 else promised
         return SourceInfo(self._name, (width, height), rate_fps, count)
 
     def read(self, timeout_s: float = 1.0) -> SourceFrame | None:
@@ -90,7 +98,6 @@ class VideoFile(Source):
         frame, self._first = self._first, None
         frame = frame or self._next_decoded()
         if frame is None:
-            self._say_if_short()
             if not self._loop:
                 self.close()
                 raise SourceEnded(self._name)
@@ -100,7 +107,6 @@ class VideoFile(Source):
                 self.close()
                 raise UserError(f"{self._path} could be played once and not again: was it changed while it played?")
         self._last_media_s = self._media_time_s(frame)
-        self._pass_frames += 1
         return SourceFrame(to_rgb(frame, self._path), self._last_media_s)
 
     def close(self) -> None:
@@ -112,7 +118,6 @@ class VideoFile(Source):
 
     def _clear_pass(self) -> None:
         """What belongs to one run through the file."""
-        self._pass_frames = 0
         self._errors_in_row = 0
         self._last_pts_s: float | None = None
 
@@ -143,6 +148,25 @@ class VideoFile(Source):
         self._clear_pass()
         self._frames = self._decode(self._container, stream)
         return stream
+
+    def _is_cut_off(self, stream: VideoStream) -> bool:
+        """Whether the file says that it is longer than it is. Reads from the last key frame on; decodes nothing.
+
+        A file that makes no promise, such as a recording that a crash ended, is whole.
+        """
+        container = self._container
+        promised_s = promised_end_s(stream)
+        if container is None or promised_s is None or stream.time_base is None:
+            return False
+        end_s = float("-inf")
+        try:
+            container.seek(round(promised_s / stream.time_base), stream=stream, backward=True)
+            for packet in container.demux(stream):
+                if packet.pts is not None and packet.size and not packet.is_corrupt:
+                    end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * stream.time_base))
+        except (FFmpegError, OSError):
+            pass  # whatever stopped it: what counts is how far it came
+        return promised_s - end_s > MISSING_PERIODS * self._period_s
 
     def _next_decoded(self) -> VideoFrame | None:
         try:
@@ -193,12 +217,6 @@ class VideoFile(Source):
         # A frame without a stamp is taken as one period after the last, so that the next stamp still fits.
         self._last_pts_s = pts_s if pts_s is not None else (self._last_pts_s or 0.0) + self._period_s
         return 0.0 if self._last_media_s < 0 else self._last_media_s + step_s
-
-    def _say_if_short(self) -> None:
-        missing = self._expected_frames - self._pass_frames
-        if missing > max(2, self._expected_frames // 50):
-            words = "%s promises %d frames and holds %d: it was cut off or is damaged"
-            self._say_once(words, self._path, self._expected_frames, self._pass_frames)
 
     def _say_once(self, words: str, *values: object) -> None:
         """A warning that a loop does not repeat each time round."""
@@ -255,6 +273,20 @@ def expected_frames(stream: VideoStream, rate_fps: Fraction) -> int:
     if stream.duration and stream.time_base:
         return round(stream.duration * stream.time_base * rate_fps)
     return 0
+
+
+def promised_end_s(stream: VideoStream) -> float | None:
+    """When the last picture ends, as the file says, on the clock of its time stamps; None where it does not say.
+
+    Without a count of frames a duration is what was found of the stream, as in the fragments of a recording; Matroska
+    keeps it in its head, where a recording that was not finished has none.
+    """
+    if stream.frames and stream.duration and stream.time_base:
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    container = cast("InputContainer", stream.container)
+    if "matroska" in container.format.name and container.duration and len(container.streams) == 1:
+        return float(((container.start_time or 0) + container.duration) / av.time_base)
+    return None
 
 
 def quarter_turns(frame: VideoFrame) -> int:
