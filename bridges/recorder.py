@@ -243,4 +243,3 @@ class Recorder(Output):
 
 def _format_of(path: Path) -> str:
     return {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}[path.suffix.lower()]
-

@@ -20,18 +20,21 @@ from typing import Any
 from bridges.base import Output, OutputThread
 from bridges.osc_server import OscServer
 from sdv2live.capture.base import Source
+from sdv2live.capture.cards import RANDOM_WEIGHTS_LABEL
 from sdv2live.capture.thread import CaptureThread
 from sdv2live.chunker import Chunker
 from sdv2live.clock import Clock, MonotonicClock
 from sdv2live.engine.base import EngineSpec
 from sdv2live.engine.client import EngineClient
 from sdv2live.errors import UserError
+from sdv2live.filters import parse_chain, size_after
 from sdv2live.paths import assets_dir
 from sdv2live.presenter import Presenter
 from sdv2live.presets import apply_preset
 from sdv2live.queues import FrameRing
 from sdv2live.registry import Registry
 from sdv2live.session import Session
+from sdv2live.settings import settings_of
 from sdv2live.supervisor import RestartPolicy, State, Supervisor
 
 log = logging.getLogger(__name__)
@@ -70,7 +73,9 @@ class LiveApp:
 
         values = registry.snapshot()
         self._rate_fps = int(values["output.rate"])
-        size_wh, fit = options.spec.size_wh, str(values["source.fit"])
+        fit = str(values["source.fit"])
+        # Larger where the picture is enlarged from the start; outputs keep the size that they were opened with.
+        size_wh = size_after(parse_chain(values["output.filters"]), options.spec.size_wh)
         self.ring = FrameRing()
         self._plays = threading.Event()
         self.capture = CaptureThread(options.source, self.ring, self.clock, plays=self._plays)
@@ -88,6 +93,7 @@ class LiveApp:
             clock=self.clock,
             newest_frame=lambda: self.session.newest_frame,
             engine_words=lambda: self.supervisor.stage,
+            label=RANDOM_WEIGHTS_LABEL if options.spec.random_weights else "",
         )
         self._fit = fit
         self.osc: OscServer | None = None
@@ -156,8 +162,14 @@ class LiveApp:
         self._stack.callback(self.presenter.stop)
 
     def _start_engine(self, first_epoch: int) -> EngineClient:
+        texts = [text for text, weight in settings_of(self.registry.snapshot()).mix if weight > 0]
         return EngineClient(
-            self.options.spec, assets_dir(), self.clock, first_epoch=first_epoch, on_event=self.ring.arrived.set
+            self.options.spec,
+            assets_dir(),
+            self.clock,
+            first_epoch=first_epoch,
+            texts=texts,
+            on_event=self.ring.arrived.set,
         )
 
     def _on_ready(self) -> None:

@@ -44,12 +44,13 @@ class Needs:
 
 _ENGINE = ("torch", "numpy", "einops", "safetensors")
 _LIVE = (*_ENGINE, "cv2", "av")
+_TEXT_ENCODER = ("transformers", "tokenizers", "ftfy")  # of the Wan engines
 _TRAINING = ("skimage", "sklearn", "matplotlib")
 _NOTHING = Needs()
 
 NEEDS_OF_COMMAND: Mapping[str, Needs] = {
-    "live": Needs(_LIVE, along=("pyvirtualcam", "huggingface_hub")),
-    "render": Needs(_LIVE),
+    "live": Needs(_LIVE, along=("pyvirtualcam", "huggingface_hub", *_TEXT_ENCODER)),
+    "render": Needs(_LIVE, along=_TEXT_ENCODER),
     "evaluate": Needs(_LIVE),
     "bench": Needs(_ENGINE),
     "stage": Needs(_ENGINE),
@@ -58,7 +59,19 @@ NEEDS_OF_COMMAND: Mapping[str, Needs] = {
     "doctor": _NOTHING,
     "help": _NOTHING,
     "test": Needs(
-        (*_LIVE, "pyvirtualcam", "pytest", "pythonosc", "psutil", "ruff", "mypy", "setuptools", *_TRAINING),
+        (
+            *_LIVE,
+            *_TEXT_ENCODER,
+            "diffusers",
+            "pyvirtualcam",
+            "pytest",
+            "pythonosc",
+            "psutil",
+            "ruff",
+            "mypy",
+            "setuptools",
+            *_TRAINING,
+        ),
         along=("huggingface_hub",),
     ),
 }

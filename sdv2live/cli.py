@@ -20,7 +20,7 @@ from sdv2live.registry import Registry
 
 USAGE_ERROR = 2
 DEMO_SECONDS = 20.0
-COMMANDS = ("live", "render", "bench")
+COMMANDS = ("live", "render", "evaluate", "bench")
 _NOT_IN_RENDER = ("output.", "stream.", "osc.", "source.", "schedule")
 
 
@@ -93,7 +93,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_parameters(bench, [row for row in TABLE.values() if row.name.startswith(("engine.", "steps.", "schedule"))])
     bench.set_defaults(run=_bench)
 
-    for command in (live, render, bench):
+    evaluate = commands.add_parser("evaluate", help="measure an output against its source", allow_abbrev=False)
+    evaluate.add_argument("source", metavar="SOURCE", type=Path, help="the video that was restyled")
+    evaluate.add_argument("out", metavar="OUTPUT", type=Path, help="the restyled video, frame for frame")
+    evaluate.add_argument("--prompt", metavar="TEXT", default="", help="what was asked for, for the CLIP score")
+    evaluate.add_argument("--fit", metavar="MODE", default="crop", help="crop (default), letterbox or stretch")
+    evaluate.add_argument("--clip", type=Path, metavar="FOLDER", help="a CLIP model saved by transformers")
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    evaluate.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the curves into FILE.png")
+    evaluate.set_defaults(run=_evaluate)
+
+    for command in (live, render, bench, evaluate):
         command.add_argument("-v", "--verbose", action="store_true", help="say more")
     return parser
 
@@ -209,6 +219,20 @@ def _render(options: argparse.Namespace) -> int:
     from sdv2live.render import render
 
     return render(registry, options.input, options.out, overwrite=options.overwrite)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from sdv2live.evaluate import evaluate
+
+    return evaluate(
+        options.source,
+        options.out,
+        fit=options.fit,
+        prompt=options.prompt,
+        clip=options.clip,
+        json_path=options.json,
+        plot_path=options.plot,
+    )
 
 
 def _bench(options: argparse.Namespace) -> int:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
+from sdv2live.filters import parse_chain, range_words, steps_at
+
 OSC_ROOT = "/sdv2live"
 MAX_TEXT_CHARS = 2000
 MAX_MIX_ENTRIES = 8
@@ -33,6 +35,7 @@ class Kind(StrEnum):
     INTS = "ints"  # strictly falling integers, as a tuple
     MIX = "mix"  # ((text, weight), ...), weights above 0
     SIZE = "size"  # (width, height)
+    CHAIN = "chain"  # steps of filters.py, as their canonical text; a row's choices are the steps it may have
     TRIGGER = "trigger"  # the value is how often it was pulled
 
 
@@ -89,6 +92,8 @@ def _rows() -> tuple[Parameter, ...]:
                   chunk, minimum=0.0, maximum=100.0),
         Parameter("prompt.transition", Kind.INT, 0, "Chunks over which a new prompt is blended in; 0 is a cut.", chunk,
                   minimum=0, maximum=64, step=1, unit="chunks"),
+        Parameter("prompt.next", Kind.TEXT, "", "A prompt to get ready while the present one is shown.", chunk,
+                  in_preset=False),
         Parameter("steps.count", Kind.INT, None, "How many denoising steps of the list a chunk takes.", chunk,
                   minimum=1, maximum=MAX_STEPS, step=1, flag="--steps"),
         Parameter("steps.list", Kind.INTS, None, "The timesteps visited, noisiest first.", chunk,
@@ -110,8 +115,23 @@ def _rows() -> tuple[Parameter, ...]:
                   minimum=-300, maximum=100, step=1),
         Parameter("seed", Kind.INT, 1, "Start of all random numbers: the same seed gives the same picture.", chunk,
                   minimum=0, maximum=2**31 - 1, step=1),
+        Parameter("seed.transition", Kind.INT, 0, "Chunks over which a new seed is blended in; 0 is a cut.", chunk,
+                  minimum=0, maximum=64, step=1, unit="chunks"),
+        Parameter("feedback.amount", Kind.FLOAT, 0.0,
+                  "How much of the last effect is mixed into the next picture before it is restyled.", chunk,
+                  minimum=0.0, maximum=0.95, step=0.01, flag="--feedback"),
         Parameter("schedule", Kind.CHOICE, "auto", "Order of the steps: one after another, or batched over chunks.",
                   chunk, choices=("auto", "latency", "throughput")),
+        Parameter("input.filters", Kind.CHAIN, "", "Filters on the source's picture before it is restyled, in order.",
+                  chunk, choices=steps_at("pre")),
+        Parameter("output.filters", Kind.CHAIN, "", "Filters on the finished picture, in order.", frame,
+                  choices=steps_at("post")),
+        Parameter("sinks.follow_prompt", Kind.BOOL, True,
+                  "A new prompt also replaces the sink frames, the old pictures that the model looks back at.", chunk),
+        Parameter("sinks.similarity", Kind.FLOAT, None,
+                  "A sink frame less like the picture than this is replaced; -1: never for that.", chunk,
+                  minimum=-1.0, maximum=1.0, step=0.01),
+        Parameter("sinks.refresh", Kind.TRIGGER, 0, "Replace the sink frames now.", chunk, in_preset=False),
         Parameter("output.wet", Kind.FLOAT, 1.0, "From the camera (0) to the effect (1).", frame,
                   minimum=0.0, maximum=1.0, step=0.01),
         Parameter("output.bypass", Kind.BOOL, False, "Show the camera instead of the effect.", frame),
@@ -127,13 +147,32 @@ def _rows() -> tuple[Parameter, ...]:
                   "Most source frames used a second; default: what engine and outputs take.",
                   start, minimum=1.0, maximum=120.0, step=1.0, unit="fps", in_preset=False),
         Parameter("engine.name", Kind.CHOICE, "pocket", "Which engine makes the pictures.", start,
-                  choices=("pocket",), flag="--engine", in_preset=False),
+                  choices=("pocket", "wan-1.3b", "wan-14b"), flag="--engine", in_preset=False),
         Parameter("engine.size", Kind.SIZE, None, "Size of the engine's picture, multiples of 16.", start,
                   minimum=64, maximum=2048, step=16, unit="pixels", flag="--size", in_preset=False),
         Parameter("engine.precision", Kind.CHOICE, "auto", "Number format of the networks; auto: the fastest here.",
-                  start, choices=("auto", "float32", "bfloat16"), flag="--precision", in_preset=False),
+                  start, choices=("auto", "float32", "bfloat16", "float16"), flag="--precision", in_preset=False),
+        Parameter("engine.device", Kind.TEXT, "auto", "Where the engine runs: auto, cpu, cuda, cuda:1 and so on.",
+                  start, flag="--device", in_preset=False),
+        Parameter("engine.weights", Kind.TEXT, "", "Folder with a Wan engine's files; empty: where models are kept.",
+                  start, flag="--weights", in_preset=False),
+        Parameter("engine.random_weights", Kind.BOOL, False,
+                  "Run a Wan engine with drawn weights: for timing; the picture means nothing.", start,
+                  flag="--random-weights", in_preset=False),
+        Parameter("engine.vae", Kind.CHOICE, "wan", "A Wan engine's encoder and decoder; TAEHV is smaller and faster.",
+                  start, choices=("wan", "wan-taehv", "taehv"), flag="--vae", in_preset=False),
+        Parameter("engine.normalise_latents", Kind.BOOL, False,
+                  "Normalise what a Wan engine encodes; off, as in the reference, keeps more of the source.", start,
+                  flag="--normalise-latents", in_preset=False),
+        Parameter("engine.window_frames", Kind.INT, None, "Latent frames that the model looks back at, this one too.",
+                  start, minimum=2, maximum=21, step=1, flag="--window-frames", in_preset=False),
+        Parameter("engine.sink_frames", Kind.INT, None, "How many of them stay: the first ones.", start,
+                  minimum=0, maximum=20, step=1, flag="--sink-frames", in_preset=False),
         Parameter("engine.threads", Kind.INT, 0, "Processor threads of the engine; 0: all cores.", start,
                   minimum=0, maximum=256, step=1, flag="--threads", in_preset=False),
+        Parameter("engine.profile", Kind.CHOICE, "default",
+                  "Positions and sinks of the KV cache: default, or as the StreamDiffusionV2 reference has them.",
+                  start, choices=("default", "reference"), flag="--profile", in_preset=False),
         Parameter("source.fit", Kind.CHOICE, "crop", "How a source of another shape is brought to the engine's size.",
                   start, choices=("crop", "letterbox", "stretch"), flag="--fit", in_preset=False),
         Parameter("output.rate", Kind.INT, 30, "Pictures a second that the outputs get.", start,
@@ -184,6 +223,8 @@ def coerce(row: Parameter, value: object) -> Coerced:
             return _mix(row, value)
         case Kind.SIZE:
             return Coerced(_size(row, value))
+        case Kind.CHAIN:
+            return Coerced(_chain(row, value))
 
 
 def range_text(row: Parameter) -> str:
@@ -204,6 +245,8 @@ def range_text(row: Parameter) -> str:
             return f"up to {MAX_MIX_ENTRIES} texts, each with a weight from {row.minimum:g} to {row.maximum:g}"
         case Kind.SIZE:
             return f"WIDTHxHEIGHT, multiples of {row.step:g} from {row.minimum:g} to {row.maximum:g}"
+        case Kind.CHAIN:
+            return range_words(row.choices)
     return f"{row.minimum:.10g} to {row.maximum:.10g}{unit}"
 
 
@@ -332,6 +375,17 @@ def _size(row: Parameter, value: object) -> tuple[int, int]:
         above = f"{-(-width // step) * step}x{-(-height // step) * step}"
         raise InvalidValue(f"{width}x{height} is no multiple of {step} both ways; the nearest are {below} and {above}")
     return width, height
+
+
+def _chain(row: Parameter, value: object) -> str:
+    if value is None or value == ():  # OSC's nil empties it, as it does a mix
+        return ""
+    if not isinstance(value, str):
+        raise InvalidValue(f"a text is needed, not {_kind_name(value)}")
+    try:
+        return str(parse_chain(value, row.choices))
+    except ValueError as error:
+        raise InvalidValue(str(error)) from None
 
 
 def _kind_name(value: object) -> str:

@@ -40,6 +40,11 @@ def user_config_dir() -> Path:
     return config_dir_on(sys.platform, os.environ, Path.home())
 
 
+def models_dir() -> Path:
+    """Where this user's fetched models lie, a folder for each engine. It may not exist yet."""
+    return cache_dir() / "models"
+
+
 def cache_dir() -> Path:
     """Where this user's files belong that can be made or fetched again. It may not exist yet."""
     return cache_dir_on(sys.platform, os.environ, Path.home())

@@ -14,12 +14,13 @@ from typing import Protocol
 
 import numpy as np
 
-from sdv2live.capture.cards import card, mixed
+from sdv2live.capture.cards import card, labelled, mixed
 from sdv2live.capture.preprocess import fit_into
 from sdv2live.clock import Clock
+from sdv2live.filters import apply_chain, parse_chain
 from sdv2live.frames import Frame, Pixels
 from sdv2live.pacing import Pacer, Picture
-from sdv2live.registry import Registry
+from sdv2live.registry import Registry, Snapshot
 from sdv2live.stats import Rate, Series
 
 log = logging.getLogger(__name__)
@@ -51,11 +52,12 @@ class Presenter:
         clock: Clock,
         newest_frame: Callable[[], Frame | None],
         engine_words: Callable[[], str],
+        label: str = "",
     ) -> None:
         self._registry, self._outlets, self._clock = registry, list(outlets), clock
         self._size_wh, self._fit = size_wh, fit
         self._period_s = 1.0 / rate_fps
-        self._newest_frame, self._engine_words = newest_frame, engine_words
+        self._newest_frame, self._engine_words, self._label = newest_frame, engine_words, label
         self._pacer = Pacer()
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -68,6 +70,7 @@ class Presenter:
         self._too_old_s = TOO_OLD_S
         self.failure: BaseException | None = None
         self._card: tuple[str, Pixels] | None = None
+        self._made: tuple[tuple[int, str, float], Picture, Pixels] | None = None
         self._has_begun = False
         self._ticks = 0
         self.first_picture_s: float | None = None
@@ -146,7 +149,7 @@ class Presenter:
             self._fresh_s = now_s
         # What is frozen is what was seen at that moment, whatever is turned meanwhile.
         self._frozen = (self._frozen if self._frozen is not None else self._last_pixels) if is_frozen else None
-        pixels = self._frozen if self._frozen is not None else self._composed(now_s, is_bypassed, values["output.wet"])
+        pixels = self._frozen if self._frozen is not None else self._composed(now_s, is_bypassed, values)
         self._last_pixels = pixels
         self._has_begun = self._has_begun or self._shown is not None or is_bypassed
         for outlet in self._outlets:
@@ -165,7 +168,7 @@ class Presenter:
         self.age_ms.add((now_s - picture.captured_s) * 1000)
         self.new_frame_rate.note(now_s)
 
-    def _composed(self, now_s: float, is_bypassed: bool, wet: float) -> Pixels:
+    def _composed(self, now_s: float, is_bypassed: bool, values: Snapshot) -> Pixels:
         if is_bypassed:
             frame = self._newest_frame()
             if frame is not None and now_s - frame.captured_s < self._too_old_s:
@@ -174,7 +177,25 @@ class Presenter:
             return self._card_for("sdv2live")
         if now_s - self._fresh_s > self._too_old_s:
             return self._card_for("no new picture")
-        return mixed(self._shown.source, self._shown.effect, wet)
+        return self._finished(self._shown, str(values["output.filters"]), float(values["output.wet"]))
+
+    def _finished(self, picture: Picture, chain_text: str, wet: float) -> Pixels:
+        """The picture as the outputs get it: filtered, mixed with the source, of their size, labelled.
+
+        A tick that repeats a picture repeats its filters only where something was turned.
+        """
+        key = (id(picture), chain_text, wet)  # the picture is kept as long as its number
+        if self._made is None or self._made[0] != key:
+            chain = parse_chain(chain_text)
+            effect = apply_chain(chain, picture.effect) if wet > 0 else picture.effect
+            source = apply_chain(chain.geometry, picture.source) if wet < 1 else picture.source
+            pixels = mixed(source, effect, wet)
+            if pixels.shape[1::-1] != self._size_wh:
+                sized = np.empty((self._size_wh[1], self._size_wh[0], 3), np.uint8)
+                fit_into(pixels, sized, "stretch")
+                pixels = sized
+            self._made = (key, picture, labelled(pixels, self._label) if self._label else pixels)
+        return self._made[2]
 
     def _fitted(self, frame: Frame) -> Pixels:
         out = np.empty((self._size_wh[1], self._size_wh[0], 3), np.uint8)

@@ -108,7 +108,9 @@ class Registry:
             for (name, value), result in zip(items, results, strict=True):
                 if result.status != "accepted":
                     row = self.table.get(name)
+                    # A chain's own words name the steps there are.
                     is_said = "range" in result.reason or "entries" in result.reason
+                    is_said = is_said or (row is not None and row.kind is Kind.CHAIN)
                     hint = f" (allowed: {range_text(row)})" if row and not is_said else ""
                     raise UserError(f"{name} = {_shown(value)} was refused: {result.reason}{hint}.")
             self._commit(draft, [name for name, _ in items], origin)

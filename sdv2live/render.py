@@ -6,19 +6,23 @@ place at the end, so that a render that is stopped leaves no half file under tha
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from bridges.recorder import SUFFIXES, Recorder
 from sdv2live.capture.base import Source, SourceInfo
+from sdv2live.capture.cards import RANDOM_WEIGHTS_LABEL, labelled
 from sdv2live.capture.preprocess import fit_into
 from sdv2live.capture.select import open_source
 from sdv2live.engine.base import Chunk, ChunkResult, Engine
 from sdv2live.errors import SourceEnded, UserError
+from sdv2live.filters import Chain, apply_chain, parse_chain, size_after
 from sdv2live.frames import Pixels
 from sdv2live.paths import assets_dir
 from sdv2live.registry import Registry
@@ -33,15 +37,18 @@ def render(registry: Registry, source_spec: str, out: Path, *, overwrite: bool) 
         raise UserError(f"{out} is there already: choose another name, or add -y to replace it.")
     if out.suffix.lower() not in SUFFIXES:
         raise UserError(f"{out} is no video file name: end it with {' or '.join(SUFFIXES)}.")
-    spec = engine_spec(registry)
+    spec = replace(engine_spec(registry), waits_for_text=True)
+    values = registry.snapshot()
+    before, after = parse_chain(values["input.filters"]), parse_chain(values["output.filters"])
     source = open_source(source_spec, loop=False)
     if not source.ends:
         raise UserError(f"{source_spec} never ends: render needs a video file.")
     info = source.open()
     partial = out.with_name(f"{out.stem}.partial{out.suffix}")
     recorder = Recorder(partial, if_exists="overwrite")
+    stack = contextlib.ExitStack()
     try:
-        recorder.open(spec.size_wh, info.rate_fps)
+        recorder.open(size_after(after, spec.size_wh), info.rate_fps)
         print("sdv2live: loading the engine", file=sys.stderr)
         from sdv2live.engine.build import build_engine
 
@@ -49,12 +56,13 @@ def render(registry: Registry, source_spec: str, out: Path, *, overwrite: bool) 
             import torch
 
             torch.set_num_threads(spec.threads)
-        engine = build_engine(spec, assets_dir())
+        engine = stack.enter_context(contextlib.closing(build_engine(spec, assets_dir())))
         progress = _Progress(info)
         written = 0
-        frames = _fitted_frames(source, spec.size_wh, str(registry.get("source.fit")))
+        frames = _fitted_frames(source, spec.size_wh, str(values["source.fit"]), before)
         for pixels in _restyled(engine, registry, frames):
-            recorder.write(pixels, written)
+            pixels = apply_chain(after, pixels)
+            recorder.write(labelled(pixels, RANDOM_WEIGHTS_LABEL) if spec.random_weights else pixels, written)
             written += 1
             progress.show(written)
         recorder.close()
@@ -62,13 +70,14 @@ def render(registry: Registry, source_spec: str, out: Path, *, overwrite: bool) 
         partial.replace(out)
         progress.done(written, out)
     finally:
+        stack.close()
         recorder.close()
         source.close()
         partial.unlink(missing_ok=True)
     return 0
 
 
-def _fitted_frames(source: Source, size_wh: tuple[int, int], fit: str) -> Iterator[Pixels]:
+def _fitted_frames(source: Source, size_wh: tuple[int, int], fit: str, filters: Chain) -> Iterator[Pixels]:
     width, height = size_wh
     while True:
         try:
@@ -79,7 +88,7 @@ def _fitted_frames(source: Source, size_wh: tuple[int, int], fit: str) -> Iterat
             continue
         out = np.empty((height, width, 3), np.uint8)
         fit_into(frame.pixels, out, fit)
-        yield out
+        yield apply_chain(filters, out)
 
 
 def _restyled(engine: Engine, registry: Registry, frames: Iterator[Pixels]) -> Iterator[Pixels]:

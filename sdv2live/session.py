@@ -11,11 +11,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from sdv2live.capture.preprocess import fit_into
 from sdv2live.chunker import Chunker
 from sdv2live.clock import Clock
 from sdv2live.engine.base import Chunk, ChunkResult
 from sdv2live.engine.client import EngineClient
+from sdv2live.filters import apply_chain, parse_chain
 from sdv2live.frames import Frame, Pixels
 from sdv2live.pacing import Picture
 from sdv2live.presenter import Presenter
@@ -162,12 +165,19 @@ class Session:
             fit_into(frame.pixels, target, self._fit)
         # The tail of a file is completed by its last frame; what that adds is not shown.
         buffer[len(frames) :] = buffer[len(frames) - 1]
-        # Kept for the mix of camera and effect: the slot itself is the engine's from now on.
+        values = self._registry.snapshot()
+        # Kept for the mix of camera and effect, unfiltered: the slot itself is the engine's from now on.
+        sources = buffer.copy()
+        if chain := parse_chain(values["input.filters"]):
+            for target, source in zip(buffer, sources, strict=True):
+                target[:] = apply_chain(chain, source)
+            if chain.geometry:  # a mirrored effect over a camera that is not would be a ghost
+                sources = np.stack([apply_chain(chain.geometry, source) for source in sources])
         times_s = tuple(frame.captured_s for frame in frames)
         is_opening = self._next_chunk == 0 or self._epoch_seen != self._submitted_epoch
         self._submitted_epoch = self._epoch_seen
-        self._sent[self._next_chunk] = _Sent(buffer.copy(), times_s, is_opening)
-        engine.submit(Chunk(self._next_chunk, buffer), settings_of(self._registry.snapshot()))
+        self._sent[self._next_chunk] = _Sent(sources, times_s, is_opening)
+        engine.submit(Chunk(self._next_chunk, buffer), settings_of(values))
         self._next_chunk += 1
         self._is_flushing = False
         self.frames_used += len(frames)

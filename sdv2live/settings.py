@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sdv2live.engine.base import ChunkSettings, EngineSpec
-from sdv2live.engine.catalogue import default_size, traits_of
+from sdv2live.engine.catalogue import default_size, traits_of, window_of
 from sdv2live.registry import Registry, Snapshot
 
 
@@ -17,9 +19,18 @@ def engine_spec(registry: Registry) -> EngineSpec:
         size_wh=size_wh,
         precision=str(values["engine.precision"]),
         threads=int(values["engine.threads"]),
+        device=str(values["engine.device"]),
+        profile=str(values["engine.profile"]),
+        vae=str(values["engine.vae"]),
+        weights=str(values["engine.weights"]),
+        random_weights=bool(values["engine.random_weights"]),
+        window_frames=int(values["engine.window_frames"] or 0),
+        sink_frames=-1 if values["engine.sink_frames"] is None else int(values["engine.sink_frames"]),
+        normalises_latents=bool(values["engine.normalise_latents"]),
     )
+    window_of(spec)  # refuses what cannot roll, before anything is loaded
     registry.apply_engine_defaults(traits_of(spec).defaults)
-    return spec
+    return replace(spec, steps_count=int(registry.get("steps.count") or 1))
 
 
 def settings_of(values: Snapshot) -> ChunkSettings:
@@ -39,4 +50,10 @@ def settings_of(values: Snapshot) -> ChunkSettings:
         timestep_offset=values["noise.timestep_offset"],
         seed=values["seed"],
         schedule=values["schedule"],
+        sinks_follow_prompt=values["sinks.follow_prompt"],
+        sink_similarity=values["sinks.similarity"],
+        sink_requests=values["sinks.refresh"],
+        next_prompt=values["prompt.next"],
+        seed_transition_chunks=values["seed.transition"],
+        feedback=values["feedback.amount"],
     )

@@ -9,6 +9,7 @@ from sdv2live.frames import Pixels
 
 BACKGROUND = (24, 26, 32)
 FOREGROUND = (214, 218, 226)
+RANDOM_WEIGHTS_LABEL = "random weights"
 
 
 def card(size_wh: tuple[int, int], title: str, detail: str = "") -> Pixels:
@@ -25,6 +26,17 @@ def card(size_wh: tuple[int, int], title: str, detail: str = "") -> Pixels:
         (line_width, _), _ = cv2.getTextSize(line, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
         origin = (max((width - line_width) // 2, 2), top + number * line_height)
         cv2.putText(picture, line, origin, cv2.FONT_HERSHEY_SIMPLEX, size, FOREGROUND, 1, cv2.LINE_AA)
+    return picture
+
+
+def labelled(pixels: Pixels, words: str) -> Pixels:
+    """A copy of the picture with `words` in a corner, on a ground of their own."""
+    picture = pixels.copy()
+    height, width = picture.shape[:2]
+    scale = max(0.3, min(width / 640, height / 360) * 0.5)
+    (text_width, text_height), base = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    cv2.rectangle(picture, (0, height - text_height - 2 * base), (text_width + 2 * base, height), BACKGROUND, -1)
+    cv2.putText(picture, words, (base, height - base), cv2.FONT_HERSHEY_SIMPLEX, scale, FOREGROUND, 1, cv2.LINE_AA)
     return picture
 
 

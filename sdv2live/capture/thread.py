@@ -62,9 +62,7 @@ class CaptureThread:
     that a file does not run while an engine loads; a camera cannot be held and goes on. None: it plays at once.
     """
 
-    def __init__(
-        self, source: Source, ring: FrameRing, clock: Clock, *, plays: threading.Event | None = None
-    ) -> None:
+    def __init__(self, source: Source, ring: FrameRing, clock: Clock, *, plays: threading.Event | None = None) -> None:
         self.source = source
         self._ring = ring
         self._clock = clock

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,7 +19,10 @@ from sdv2live.frames import Pixels
 class EngineSpec:
     """What to build: fixed while an engine lives. size_wh: multiples of 16. threads 0: all cores.
 
-    precision and device: `auto` or a name of torch. profile: `default` or `reference` (window.py).
+    precision and device: `auto` or a name of torch. profile: `default` or `reference` (kv_cache.py). steps_count: how
+    many denoising steps it has to have memory for at the start. waits_for_text: see PromptMixer. The rest is for the
+    Wan engines: vae as `--vae`, weights a folder ('': where fetched models lie), random_weights instead of files,
+    window_frames 0 and sink_frames -1 the engine's own, normalises_latents as in WanCodec.
     """
 
     name: str
@@ -27,6 +31,14 @@ class EngineSpec:
     threads: int = 0
     device: str = "auto"
     profile: str = "default"
+    steps_count: int = 1
+    waits_for_text: bool = False
+    vae: str = "wan"
+    weights: str = ""
+    random_weights: bool = False
+    window_frames: int = 0
+    sink_frames: int = -1
+    normalises_latents: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +61,9 @@ class ChunkSettings:
     """The settings that belong to one chunk and stay with it through all its steps.
 
     mix: ((text, weight), ...). transition_chunks: 0 is a cut. steps: timesteps, noisiest first; steps_count of them
-    are taken. Noise bounds are sigmas, 0..1. schedule: auto, latency or throughput.
+    are taken. Noise bounds are sigmas, 0..1. schedule: auto, latency or throughput. sink_requests: how often the user
+    has asked for new sinks; sink_similarity: -1..1, under it a sink is replaced (sinks.py).
+    next_prompt: encoded ahead and not used. feedback: 0..1, how much of the last clean latent is mixed into the input.
     """
 
     mix: tuple[tuple[str, float], ...] = (("", 1.0),)
@@ -65,6 +79,12 @@ class ChunkSettings:
     timestep_offset: int = 0
     seed: int = 1
     schedule: str = "auto"
+    sinks_follow_prompt: bool = True
+    sink_similarity: float = -1.0
+    sink_requests: int = 0
+    next_prompt: str = ""
+    seed_transition_chunks: int = 0
+    feedback: float = 0.0
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), allow_nan=False, ensure_ascii=False).encode()
@@ -114,8 +134,11 @@ class Engine(ABC):
     traits: EngineTraits
 
     @abstractmethod
-    def warm_up(self) -> None:
-        """Run everything once, so that the first real chunk is not the slow one; leaves a fresh epoch."""
+    def warm_up(self, texts: Sequence[str] = ()) -> None:
+        """Run everything once, so that the first real chunk is not the slow one; leaves a fresh epoch.
+
+        texts: prompts to have ready. Raises UserError for one that cannot be encoded.
+        """
 
     @property
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from sdv2live.engine.base import EngineSpec
@@ -11,8 +12,17 @@ from sdv2live.engine.precision import choose_device
 from sdv2live.engine.stream import StreamEngine
 
 
-def build_engine(spec: EngineSpec, assets: Path, *, first_epoch: int = 0) -> StreamEngine:
-    """Loaded, not warm; sets the process up for it. assets: holds each engine's weights in a folder of its name."""
+def build_engine(
+    spec: EngineSpec, assets: Path, *, first_epoch: int = 0, say: Callable[[str], None] = lambda _: None
+) -> StreamEngine:
+    """Loaded, not warm; sets the process up for it. assets: holds the pocket engine's weights in a folder of its name.
+
+    say: told what is being loaded. Raises UserError.
+    """
     if choose_device(spec.device).type == "cpu":
         keep_freed_memory()
-    return {"pocket": build_pocket}[spec.name](spec, assets / spec.name, first_epoch=first_epoch)
+    if spec.name == "pocket":
+        return build_pocket(spec, assets / spec.name, first_epoch=first_epoch)
+    from sdv2live.engine.wan import build_wan
+
+    return build_wan(spec, first_epoch=first_epoch, say=say)

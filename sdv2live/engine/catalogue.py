@@ -13,7 +13,7 @@ from sdv2live.engine.window import Window
 from sdv2live.errors import UserError
 from sdv2live.paths import assets_dir
 
-ENGINES = ("pocket",)
+ENGINES = ("pocket", "wan-1.3b", "wan-14b")
 
 
 def default_size(name: str) -> tuple[int, int]:
@@ -25,10 +25,11 @@ def default_size(name: str) -> tuple[int, int]:
 def traits_of(spec: EngineSpec) -> EngineTraits:
     """Chunk sizes and defaults of the engine that `spec` names. Raises UserError for one that there is not."""
     runtime = _runtime(spec.name)
+    first = runtime["first_chunk_frames"]
     return EngineTraits(
         name=spec.name,
         size_wh=spec.size_wh,
-        first_chunk_frames=runtime["first_chunk_frames"],
+        first_chunk_frames=first[spec.vae] if isinstance(first, dict) else first,
         chunk_frames=runtime["chunk_frames"],
         defaults={
             "steps.list": runtime["steps"],
@@ -37,14 +38,23 @@ def traits_of(spec: EngineSpec) -> EngineTraits:
             "noise.min": runtime["noise_min"],
             "noise.mode": runtime["noise_mode"],
             "noise.timestep_offset": runtime["timestep_offset"],
+            "sinks.similarity": runtime["sink_similarity"],
         },
     )
 
 
 def window_of(spec: EngineSpec) -> Window:
-    """The rolling window that the engine was trained with."""
+    """The rolling window that the spec asks for, or that the engine was trained with. Raises UserError."""
     runtime = _runtime(spec.name)
-    return Window(capacity=runtime["window_frames"], sinks=runtime["sink_frames"], profile=spec.profile)
+    capacity = spec.window_frames or runtime["window_frames"]
+    sinks = spec.sink_frames if spec.sink_frames >= 0 else runtime["sink_frames"]
+    fixed = max(sinks, 3) if spec.profile == "reference" else sinks
+    if fixed >= capacity:
+        raise UserError(
+            f"a window of {capacity} frames has no room beside {fixed} that stay: raise --window-frames or lower "
+            "--sink-frames."
+        )
+    return Window(capacity, sinks)
 
 
 def _runtime(name: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -66,6 +66,7 @@ class EngineClient(Engine):
         clock: Clock,
         *,
         first_epoch: int = 0,
+        texts: Sequence[str] = (),
         on_event: Callable[[], None] = lambda: None,
     ) -> None:
         self.spec = spec
@@ -110,7 +111,15 @@ class EngineClient(Engine):
         self._reader.start()
         self._send(
             Message.CONFIGURE,
-            to_json({"spec": asdict(spec), "assets": str(assets), "epoch": first_epoch, "memory": asdict(handle)}),
+            to_json(
+                {
+                    "spec": asdict(spec),
+                    "assets": str(assets),
+                    "epoch": first_epoch,
+                    "memory": asdict(handle),
+                    "texts": list(texts),
+                }
+            ),
         )
 
     @property
@@ -131,7 +140,7 @@ class EngineClient(Engine):
         """Whether a chunk handed over now would start at once."""
         return self.can_submit and not self._not_taken
 
-    def warm_up(self) -> None:
+    def warm_up(self, texts: Sequence[str] = ()) -> None:
         """Nothing to do: the child warms up before it says that it is ready."""
 
     def input_buffer(self) -> Pixels:

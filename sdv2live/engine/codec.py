@@ -30,6 +30,10 @@ class Codec(Protocol):
         """-> latents, and side data of this chunk that travels with it to `decode`."""
         ...
 
+    def as_encoded(self, latents: Tensor) -> Tensor:
+        """Latents as the DiT gives them, in the units that `encode` gives: what is fed back into the input."""
+        ...
+
     def decode(self, latents: Tensor, side: Any, prepared: Prepared, state: Any) -> Tensor:
         """-> frames, not clamped; chunks come in order."""
         ...

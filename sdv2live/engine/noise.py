@@ -61,6 +61,44 @@ class MotionController:
         return scale, motion
 
 
+Seeds = tuple[tuple[int, float], ...]  # seed and weight; the squares of the weights sum to 1
+
+MOST_SEEDS = 4
+
+
+class SeedMixer:
+    """Moves from one seed to the next, at once or over n chunks, on the sphere: the noise keeps its variance.
+
+    Draws of different seeds are independent, so weights cos and sin of an angle are the spherical blend. A fader that
+    changes the seed at every chunk keeps the MOST_SEEDS heaviest.
+    """
+
+    def __init__(self) -> None:
+        self._seed: int | None = None
+        self._start: Seeds = ()
+        self._current: Seeds = ()
+        self._done = self._length = 0
+
+    def advance(self, seed: int, transition_chunks: int) -> Seeds:
+        """The seeds of the next chunk, which asks for `seed`."""
+        if seed != self._seed:
+            is_first = self._seed is None
+            self._seed, self._start = seed, self._current
+            self._done, self._length = 0, 0 if is_first else transition_chunks
+        if self._done < self._length:
+            self._done += 1
+        if self._done == self._length:
+            self._current = ((seed, 1.0),)
+        else:
+            turn = self._done / self._length * math.pi / 2
+            weights = {before: weight * math.cos(turn) for before, weight in self._start}
+            weights[seed] = weights.get(seed, 0.0) + math.sin(turn)
+            heaviest = sorted(weights.items(), key=lambda item: -item[1])[:MOST_SEEDS]
+            length = math.sqrt(sum(weight**2 for _, weight in heaviest))
+            self._current = tuple((each, weight / length) for each, weight in heaviest)
+        return self._current
+
+
 def draw(key: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
     """Standard normal numbers [shape], float32 on the CPU, that depend on `key` alone."""
     digest = hashlib.blake2b(struct.pack(f"<{len(key)}q", *key), digest_size=8).digest()

@@ -18,8 +18,10 @@ from sdv2live.engine.model.pocket_text import PocketTextEncoder
 from sdv2live.engine.model.wan_transformer import POCKET, WanTransformer
 from sdv2live.engine.precision import choose_device, choose_dtype
 from sdv2live.engine.prompts import PromptMixer
+from sdv2live.engine.reference_profile import cache_of
 from sdv2live.engine.stages import StageMap
 from sdv2live.engine.stream import StreamEngine
+from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.weights import load_strict
 
 
@@ -44,6 +46,9 @@ class PocketStreamCodec:
 
     def encode(self, frames: Tensor, state: Memory) -> tuple[Tensor, Side]:
         return self._codec.encode(frames)
+
+    def as_encoded(self, latents: Tensor) -> Tensor:
+        return latents
 
     def decode(self, latents: Tensor, side: Side, prepared: Tensor, state: Memory) -> Tensor:
         return self._codec.decode(latents, side, prepared, state)
@@ -70,9 +75,10 @@ def build_pocket(spec: EngineSpec, weights_dir: Path, *, first_epoch: int = 0) -
         traits=traits_of(spec),
         dit=dit,
         codec=PocketStreamCodec(codec),
-        prompts=PromptMixer(encode),
+        prompts=PromptMixer(Direct(encode)),
         window=window_of(spec),
         stages=StageMap.on_one(device, POCKET.num_layers),
         dtype=dtype,
         first_epoch=first_epoch,
+        new_cache=cache_of(spec.profile),
     )

@@ -1,30 +1,61 @@
-"""Which number format the networks run in on this device. One place, decided once, before weights are loaded."""
+"""On which device the networks run, and in which number format. One place, decided once, before weights are loaded."""
 
 from __future__ import annotations
 
 import torch
 
+from sdv2live.errors import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Compute capability from which NVIDIA's tensor cores multiply bfloat16 (Ampere).
+BFLOAT16_CAPABILITY = (8, 0)
+
 
 def choose_device(wanted: str) -> torch.device:
-    """`auto` is the first CUDA GPU where there is one, else the CPU."""
+    """`auto` is the first CUDA GPU where there is one, else the CPU. Raises UserError for a device that is not here."""
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(wanted)
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise UserError(f"the device {wanted!r} is unknown: take auto, cpu, cuda or cuda:N.") from None
+    if device.type == "cuda":
+        _refuse_missing_gpu(device)
+    elif device.type != "cpu" and not _is_accelerator_here(device.type):
+        raise UserError(f"the device {wanted!r} cannot be used here: take auto, cpu, cuda or cuda:N.")
+    return device
 
 
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """float32 or bfloat16. `auto` takes bfloat16 only where the processor multiplies it: elsewhere it is slower.
+    """The number format for `device`: one of DTYPES by name, or for `auto` the fastest that is safe there.
 
     It is decided by what the processor says of itself and not by a timing, so that the same machine always gives
-    the same picture.
+    the same picture. Raises UserError for float16 on the CPU.
     """
     if wanted != "auto":
-        return torch.float32 if wanted == "float32" else torch.bfloat16
+        return dtype_for(wanted, device.type)
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+        return dtype_for(wanted, device.type, has_bfloat16=_has_gpu_bfloat16(device))
     capabilities = torch.cpu.get_capabilities()
     has_bfloat16 = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return torch.bfloat16 if has_bfloat16 else torch.float32
+    return dtype_for(wanted, device.type, has_bfloat16=has_bfloat16)
+
+
+def dtype_for(wanted: str, device_type: str, *, has_bfloat16: bool = False) -> torch.dtype:
+    """The rule itself. has_bfloat16: the processor multiplies bfloat16, rather than emulating it; for `auto` alone.
+
+    Without it `auto` takes float16 on a CUDA GPU, whose tensor cores multiply that, and float32 elsewhere.
+    """
+    if wanted == "auto":
+        if has_bfloat16:
+            return torch.bfloat16
+        return torch.float16 if device_type == "cuda" else torch.float32
+    if wanted == "float16" and device_type == "cpu":
+        raise UserError(
+            "--precision float16 cannot be used on the CPU, where it is slow and partly missing: leave --precision "
+            "away, or take float32."
+        )
+    return DTYPES[wanted]
 
 
 def device_name(device: torch.device) -> str:
@@ -32,3 +63,31 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{torch.cpu.get_capabilities().get('cpu_name', 'CPU')}, {torch.get_num_threads()} threads"
+
+
+def _has_gpu_bfloat16(device: torch.device) -> bool:
+    if torch.version.hip is not None:  # capabilities of AMD's GPUs are numbered otherwise
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cuda.get_device_capability(device) >= BFLOAT16_CAPABILITY)
+
+
+def _refuse_missing_gpu(device: torch.device) -> None:
+    what_to_do = "leave --device away"
+    if torch.version.cuda is None and torch.version.hip is None:
+        why, what_to_do = "this torch was built without CUDA", f"{what_to_do}, or install a CUDA build of torch"
+    elif not torch.cuda.is_available():
+        why, what_to_do = "no NVIDIA GPU with a working driver was found", f"{what_to_do}, or see what nvidia-smi says"
+    elif device.index is not None and device.index >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        why, what_to_do = (
+            f"there is no {device}, as this machine has {count}",
+            f"{what_to_do}, or take cuda:{count - 1}",
+        )
+    else:
+        return
+    raise UserError(f"no CUDA GPU can be used here: {why}; {what_to_do}.")
+
+
+def _is_accelerator_here(device_type: str) -> bool:
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator is not None and accelerator.type == device_type

@@ -1,20 +1,23 @@
-"""From words to the embedding of each chunk. Owns: the cache of encoded texts, mixes and transitions.
+"""From words to the embedding of each chunk. Owns: mixes and transitions.
 
 Embeddings are blended, weights and transitions alike; keys and values are made from the blend and never blended.
-Runs on the engine's thread; `encode` is the engine's text encoder.
+Where texts become embeddings is `text_ahead.py`. Runs on the engine's thread.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from sdv2live.engine.text_ahead import Texts
+
+log = logging.getLogger(__name__)
+
 Mix = tuple[tuple[str, float], ...]
-KEPT_TEXTS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +32,16 @@ class PromptStep:
 
 
 class PromptMixer:
-    """Moves from one prompt mix to the next: at once, or in a straight line over n chunks."""
+    """Moves from one prompt mix to the next: at once, or in a straight line over n chunks.
 
-    def __init__(self, encode: Callable[[str], Tensor]) -> None:
-        self._encode = encode
-        self._texts: OrderedDict[str, Tensor] = OrderedDict()
+    waits: block until a new prompt is encoded, as a render must, so that the same settings give the same file. Live it
+    does not: the stream goes on with the prompt before, and the new one starts when it is there.
+    """
+
+    def __init__(self, texts: Texts, *, waits: bool = False) -> None:
+        self._texts, self._waits = texts, waits
+        self._failed: Mix | None = None
+        self._upcoming = ""
         self.reset()
 
     def reset(self) -> None:
@@ -44,15 +52,22 @@ class PromptMixer:
         self._current: Tensor | None = None
         self._done = self._length = 0
 
-    def advance(self, mix: Mix, transition_chunks: int) -> PromptStep:
-        """The embedding of the next chunk, which asks for `mix`, blended in over `transition_chunks` if it is new."""
-        if self._current is None or mix != self._mix:
+    def advance(self, mix: Mix, transition_chunks: int, *, upcoming: str = "") -> PromptStep:
+        """The embedding of the next chunk, which asks for `mix`, blended in over `transition_chunks` if it is new.
+
+        upcoming: a text that is likely to be next, to be encoded ahead. Raises UserError if the first prompt, or with
+        `waits` any prompt, cannot be encoded; a later one that fails is said in the log and the one before stays.
+        """
+        if upcoming and upcoming != self._upcoming:
+            self._texts.prepare(upcoming)
+        self._upcoming = upcoming
+        if (self._current is None or mix != self._mix) and (target := self._blend(mix)) is not None:
             is_first = self._current is None
-            self._mix, self._start, self._target = mix, self._current, self._blend(mix)
+            self._mix, self._start, self._target = mix, self._current, target
             self._done, self._length = 0, 0 if is_first else transition_chunks
             if self._length == 0:
-                self._current = self._target
-                return PromptStep(self._target, is_new=not is_first)
+                self._current = target
+                return PromptStep(target, is_new=not is_first)
         if self._done < self._length and self._start is not None and self._target is not None:
             self._done += 1
             if self._done == self._length:
@@ -62,17 +77,32 @@ class PromptMixer:
         assert self._current is not None
         return PromptStep(self._current, is_new=False)
 
-    def _blend(self, mix: Mix) -> Tensor:
-        weighted = [(self._embedding(text), weight) for text, weight in mix if weight > 0]
-        if len(weighted) == 1:
-            return weighted[0][0]
-        total = sum(weight for _, weight in weighted)
-        return torch.stack([embedding * (weight / total) for embedding, weight in weighted]).sum(0)
+    def encode(self, texts: Sequence[str]) -> None:
+        """Have these texts ready. Blocks; raises UserError."""
+        for text in texts:
+            self._texts.wait(text)
 
-    def _embedding(self, text: str) -> Tensor:
-        if text not in self._texts:
-            self._texts[text] = self._encode(text)
-            if len(self._texts) > KEPT_TEXTS:
-                self._texts.popitem(last=False)
-        self._texts.move_to_end(text)
-        return self._texts[text]
+    def close(self) -> None:
+        self._texts.close()
+
+    def _blend(self, mix: Mix) -> Tensor | None:
+        """The weighted mean of the mix's embeddings, or None as long as one is not there."""
+        weighted = [(text, weight) for text, weight in mix if weight > 0]
+        must_wait = self._waits or self._current is None
+        embeddings = [self._texts.wait(text) if must_wait else self._texts.get(text) for text, _ in weighted]
+        known = [embedding for embedding in embeddings if embedding is not None]
+        if len(known) < len(weighted):
+            self._say_failure(mix)
+            return None
+        if len(known) == 1:
+            return known[0]
+        total = sum(weight for _, weight in weighted)
+        shares = [weight / total for _, weight in weighted]
+        return torch.stack([embedding * share for embedding, share in zip(known, shares, strict=True)]).sum(0)
+
+    def _say_failure(self, mix: Mix) -> None:
+        """Once for each mix that is asked for, not once a chunk."""
+        reasons = [reason for text, weight in mix if weight > 0 and (reason := self._texts.failure(text))]
+        if reasons and mix != self._failed:
+            self._failed = mix
+            log.error("the prompt before stays: %s", reasons[0])

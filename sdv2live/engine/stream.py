@@ -8,8 +8,8 @@ computing happens in `poll` and `flush`.
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -17,18 +17,23 @@ from torch import Tensor
 
 from sdv2live.engine.base import Chunk, ChunkResult, ChunkSettings, Engine, EngineTraits
 from sdv2live.engine.codec import Codec, Prepared
-from sdv2live.engine.kv_cache import CachedAttention, KVCache, RowWrite
+from sdv2live.engine.kv_cache import KVCache, RowWrite
 from sdv2live.engine.model.wan_transformer import TextContext, WanTransformer
-from sdv2live.engine.noise import MotionController, NoiseSource, largest_change
+from sdv2live.engine.noise import MotionController, NoiseSource, SeedMixer, Seeds, largest_change
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.schedule import chunk_timesteps, opening_timesteps, sigma_of
+from sdv2live.engine.sinks import SinkKeeper
+from sdv2live.engine.stage_clock import Mark, StageClock
 from sdv2live.engine.stages import StageMap
+from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.window import Window
 from sdv2live.errors import ChunkError
 from sdv2live.frames import Pixels
 
 SCENE_CUT_MOTION = 0.5  # root mean square, in [-1, 1] units: far beyond any camera move
 STAGES = ("encode", "denoise", "decode")
+MAX_ROWS = 8  # denoising steps that a chunk can have
+NO_CHUNK = -1  # the chunk id of a row that computes without a chunk
 
 
 @dataclass(slots=True)
@@ -41,18 +46,18 @@ class InFlight:
     newest_frame: int
     timesteps: tuple[int, ...]
     fork_from: int  # rows of the chunk before it; above them, row k+1 starts as a copy of row k
-    refreshes: int | None  # number of the sink refresh that this chunk makes, if any
+    sink: int | None  # the sink that takes this chunk's newest frame, if any
     noise_scale: float
     motion: float
     phase: float
+    seeds: Seeds
     settings: ChunkSettings
     text: TextContext
     prepared: Prepared
     latents: Tensor
     side: object
     step: int = 0
-    started_s: float = 0.0
-    stage_ms: dict[str, float] = field(default_factory=dict)
+    spans: list[tuple[str, Mark, Mark, float]] = field(default_factory=list)  # stage, start, end, this chunk's share
 
     @property
     def is_denoised(self) -> bool:
@@ -67,12 +72,13 @@ class StreamState:
         self.codec_state = codec_state
         self.motion = MotionController()
         self.noise = NoiseSource()
+        self.seeds = SeedMixer()
+        self.clean: dict[int, tuple[int, Tensor]] = {}  # by chunk number: its steps, its last latent frame
         self.chunks = 0  # entered so far
         self.latent_frames = 0
         self.rows = 0  # steps of the newest chunk
-        self.refreshes = 0
-        self.refreshed_at = 0  # latent frame of the last sink refresh
-        self.wants_refresh = False
+        self.sinks = SinkKeeper(cache.window)
+        self.refresh_requests: int | None = None
         self.phase = 0.0
         self.last_pixels: Pixels | None = None
         self.rows_in_flight: dict[int, InFlight] = {}
@@ -94,12 +100,15 @@ class StreamEngine(Engine):
         stages: StageMap,
         dtype: torch.dtype,
         first_epoch: int = 0,
+        new_cache: Callable[..., KVCache] = KVCache,
     ) -> None:
         self.traits = traits
+        self._new_cache = new_cache
         self._dit, self._codec, self._prompts, self._window = dit, codec, prompts, window
         if len(stages.stages) != 1:
             raise ValueError("a stream in one process runs on one device; more of them need a process each")
         self._stages, self._device, self._dtype = stages, stages.first.device, dtype
+        self._clock = StageClock(self._device)
         self._epoch = first_epoch
         self._waiting: tuple[Chunk, ChunkSettings] | None = None
         self._finished: list[ChunkResult] = []
@@ -107,13 +116,19 @@ class StreamEngine(Engine):
         self._schedule = "latency"
         self._state = self._new_state()
 
-    def warm_up(self) -> None:
-        """Two chunks of grey: the opening and one more, in each schedule's shapes."""
+    def warm_up(self, texts: Sequence[str] = ()) -> None:
+        """Two chunks of grey with a prompt of zeros: the opening and one more. Then `texts` are encoded."""
         width, height = self.traits.size_wh
-        for number in range(2):
-            frames = np.full((self.frames_wanted, height, width, 3), 128, dtype=np.uint8)
-            self.submit(Chunk(number, frames), ChunkSettings(steps=(600, 300), steps_count=2))
-            self.poll()
+        config, prompts = self._dit.config, self._prompts
+        self._prompts = PromptMixer(Direct(lambda _: torch.zeros(1, config.text_len, config.text_dim)))
+        try:
+            for number in range(2):
+                frames = np.full((self.frames_wanted, height, width, 3), 128, dtype=np.uint8)
+                self.submit(Chunk(number, frames), ChunkSettings(steps=(600, 300), steps_count=2))
+                self.poll()
+        finally:
+            self._prompts = prompts
+        self._prompts.encode(texts)
         self.reset()
 
     @property
@@ -161,17 +176,20 @@ class StreamEngine(Engine):
         self._waiting = None
         self._finished.clear()
         self._prompts.reset()
+        # The old state goes before the new one comes: both at once may not fit.
+        del self._state
         self._state = self._new_state()
         return self._epoch
 
     def close(self) -> None:
+        self._prompts.close()
         self._waiting = None
         self._finished.clear()
 
     # How a chunk enters: everything about it is decided here, on the host.
 
     def _enter(self, chunk: Chunk, settings: ChunkSettings) -> InFlight:
-        state, started_s = self._state, time.perf_counter()
+        state, started = self._state, self._clock.mark()
         is_opening = state.chunks == 0
         change = largest_change(chunk.frames, state.last_pixels)
         state.last_pixels = chunk.frames[-1].copy()
@@ -191,18 +209,21 @@ class StreamEngine(Engine):
             timesteps = opening_timesteps(steps, count)
         else:
             timesteps = chunk_timesteps(steps, count, noise_scale=noise_scale, offset=offset)
-        prompt = self._prompts.advance(settings.mix, settings.transition_chunks)
-        # A sink is made anew once the window is full, and then lives for a window at least: a fader that moves the
-        # prompt at every chunk would leave no sink older than the rolling frames.
-        state.wants_refresh |= prompt.is_new or change > SCENE_CUT_MOTION
-        refreshes = None
-        if state.wants_refresh and state.latent_frames - state.refreshed_at >= self._window.capacity:
-            refreshes, state.refreshes = state.refreshes, state.refreshes + 1
-            state.wants_refresh, state.refreshed_at = False, state.latent_frames
-
+        prompt = self._prompts.advance(settings.mix, settings.transition_chunks, upcoming=settings.next_prompt)
         latents, side = self._codec.encode(self._uploaded(chunk.frames), state.codec_state)
         first = state.latent_frames
         state.latent_frames += latents.shape[1]
+        sink = None
+        if not state.cache.judges_sinks:
+            requests, state.refresh_requests = state.refresh_requests, settings.sink_requests
+            sink = state.sinks.choose(
+                chunk.frames[-1],
+                first=first,
+                newest=state.latent_frames - 1,
+                outdated=(prompt.is_new and settings.sinks_follow_prompt) or change > SCENE_CUT_MOTION,
+                requested=requests is not None and requests != settings.sink_requests,
+                threshold=settings.sink_similarity,
+            )
         state.phase += settings.noise_rate
         item = InFlight(
             chunk_id=chunk.chunk_id,
@@ -211,21 +232,23 @@ class StreamEngine(Engine):
             newest_frame=state.latent_frames - 1,
             timesteps=timesteps,
             fork_from=state.rows,
-            refreshes=refreshes,
+            sink=sink,
             noise_scale=noise_scale,
             motion=motion,
             phase=state.phase,
+            seeds=state.seeds.advance(settings.seed, settings.seed_transition_chunks),
             settings=settings,
             text=self._text_context(prompt.embedding),
             prepared=self._codec.prepare(prompt.embedding, noise_scale),
             latents=latents.float(),
             side=side,
-            started_s=started_s,
         )
+        if settings.feedback > 0:
+            item.latents = self._with_feedback(item.latents, settings.feedback)
         item.latents = noise_scale * self._eps(item, step=0) + (1.0 - noise_scale) * item.latents
         state.chunks += 1
         state.rows = len(timesteps)
-        item.stage_ms["encode"] = (time.perf_counter() - started_s) * 1000
+        item.spans.append(("encode", started, self._clock.mark(), 1.0))
         return item
 
     def _uploaded(self, frames: Pixels) -> Tensor:
@@ -238,18 +261,28 @@ class StreamEngine(Engine):
             self._text_of = (embedding, self._dit.encode_text(embedding.to(self._device, self._dtype)))
         return self._text_of[1]
 
+    def _with_feedback(self, latents: Tensor, amount: float) -> Tensor:
+        """Mix in the newest clean latent that both schedules have by now: of chunk j once j and its steps are over."""
+        done = [number for number, (steps, _) in self._state.clean.items() if number + steps <= self._state.chunks]
+        if not done:
+            return latents
+        return torch.lerp(latents, self._codec.as_encoded(self._state.clean[max(done)][1]).float(), amount)
+
     def _eps(self, item: InFlight, *, step: int) -> Tensor:
-        settings = item.settings
-        eps = self._state.noise.eps(
-            mode=settings.noise_mode,
-            seed=settings.seed,
-            epoch=self._epoch,
-            chunk=item.number,
-            phase=item.phase,
-            step=step,
-            shape=tuple(item.latents.shape),
-        )
-        return eps.to(self._device, non_blocking=True)
+        draws = [
+            weight
+            * self._state.noise.eps(
+                mode=item.settings.noise_mode,
+                seed=seed,
+                epoch=self._epoch,
+                chunk=item.number,
+                phase=item.phase,
+                step=step,
+                shape=tuple(item.latents.shape),
+            )
+            for seed, weight in item.seeds
+        ]
+        return sum(draws[1:], start=draws[0]).to(self._device, non_blocking=True)
 
     # The two schedules.
 
@@ -270,7 +303,38 @@ class StreamEngine(Engine):
         if is_opening:
             for row in range(1, len(item.timesteps)):
                 cache.copy_row(0, row)
+            if cache.writes_empty_rows:
+                self._write_empty_rows(item)
         self._state.denoised[item.number] = item
+
+    def _write_empty_rows(self, opening: InFlight) -> None:
+        """What the reference's rows compute before a chunk reaches them: of zeros, then of what the row above made.
+
+        Row i does it i times, always as the frame after the opening; all of it follows from the opening alone.
+        """
+        steps, frame = len(opening.timesteps), opening.newest_frame + 1
+        zeros = torch.zeros_like(opening.latents[:, :1])
+        above: dict[int, Tensor] = {}
+        for call in range(1, steps):
+            rows = [
+                (
+                    row,
+                    replace(
+                        opening,
+                        chunk_id=NO_CHUNK,
+                        number=call - row,
+                        first_frame=frame,
+                        newest_frame=frame,
+                        fork_from=steps,
+                        step=row,
+                        latents=above.get(row - 1, zeros),
+                        spans=[],
+                    ),
+                )
+                for row in range(call, steps)
+            ]
+            self._forward(rows)
+            above = {row: item.latents for row, item in rows}
 
     def _micro_step(self) -> None:
         """One step of every chunk in flight, each on its own row; then all move down by one row."""
@@ -288,9 +352,10 @@ class StreamEngine(Engine):
 
     def _forward(self, rows: list[tuple[int, InFlight]]) -> None:
         """One denoising step of each item on its row, in one batch; then its re-noising and its cache's upkeep."""
-        started_s = time.perf_counter()
-        cache = self._state.cache
-        past = CachedAttention(cache, [RowWrite(row, item.first_frame, item.newest_frame) for row, item in rows])
+        started, cache = self._clock.mark(), self._state.cache
+        past = cache.attention(
+            [RowWrite(row, item.first_frame, item.newest_frame, item.settings.sink_similarity) for row, item in rows]
+        )
         latents = torch.cat([item.latents for _, item in rows])
         told = [[float(item.timesteps[item.step])] * latents.shape[1] for _, item in rows]
         text = TextContext.stack([item.text for _, item in rows])
@@ -302,23 +367,24 @@ class StreamEngine(Engine):
         flow = self._dit.finish(x, time_embedding, grid_hw).float()
         for b, (row, item) in enumerate(rows):
             self._advance(item, row, flow[b : b + 1])
-        spent_ms = (time.perf_counter() - started_s) * 1000 / len(rows)
+        ended = self._clock.mark()
         for _, item in rows:
-            item.stage_ms["denoise"] = item.stage_ms.get("denoise", 0.0) + spent_ms
+            item.spans.append(("denoise", started, ended, 1.0 / len(rows)))
 
     def _advance(self, item: InFlight, row: int, flow: Tensor) -> None:
         clean = item.latents - sigma_of(item.timesteps[item.step]) * flow
         item.step += 1
         if item.is_denoised:
             item.latents = clean
+            # The opening runs all its steps before the next chunk enters, in both schedules.
+            self._state.clean[item.number] = (len(item.timesteps) if item.number else 1, clean[:, -1:])
+            self._state.clean.pop(item.number - 2 * MAX_ROWS, None)
         else:
             sigma = sigma_of(item.timesteps[item.step])
             item.latents = (1.0 - sigma) * clean + sigma * self._eps(item, step=item.step)
         cache = self._state.cache
-        if item.refreshes is not None:
-            sink = self._window.sink_to_refresh(item.refreshes)
-            if sink is not None:
-                cache.refresh_sink(row, sink=sink, frame=item.newest_frame)
+        if item.sink is not None:
+            cache.refresh_sink(row, sink=item.sink, frame=item.newest_frame)
         if item.number and row + 1 >= item.fork_from and row + 1 < len(item.timesteps):
             # A row that joins starts as a copy of the row above as this chunk left it: the slot that this chunk
             # wrote is the one that it writes again there, so this is the row as it stood before the chunk.
@@ -332,26 +398,43 @@ class StreamEngine(Engine):
         while state.decoded in state.denoised:
             item = state.denoised.pop(state.decoded)
             state.decoded += 1
-            started_s = time.perf_counter()
-            frames = self._codec.decode(item.latents.to(self._dtype), item.side, item.prepared, state.codec_state)
-            is_finite = bool(torch.isfinite(frames.sum()))  # one pass: a value that is no number spoils the sum
-            pixels = frames[0].permute(0, 2, 3, 1).float().mul(127.5).add_(128.0).clamp_(0, 255).to(torch.uint8)
-            host = pixels.contiguous().cpu().numpy()
-            now_s = time.perf_counter()
-            item.stage_ms["decode"] = (now_s - started_s) * 1000
-            item.stage_ms["chunk"] = sum(item.stage_ms[stage] for stage in STAGES)
-            self._finished.append(
-                ChunkResult(
-                    chunk_id=item.chunk_id,
-                    epoch=self._epoch,
-                    frames=host,
-                    is_finite=is_finite,
-                    noise_scale=item.noise_scale,
-                    motion=item.motion,
-                    steps=len(item.timesteps),
-                    stage_ms=item.stage_ms,
-                )
+            self._deliver(item, *self._decode(item))
+
+    def _decode(self, item: InFlight) -> tuple[Tensor, Tensor]:
+        """-> frames [T, H, W, 3] uint8 and whether they are finite, both on the device and not waited for."""
+        started = self._clock.mark()
+        codec_state = self._state.codec_state
+        frames = self._codec.decode(item.latents.to(self._dtype), item.side, item.prepared, codec_state)
+        is_finite = torch.isfinite(frames.sum())  # one pass: a value that is no number spoils the sum
+        pixels = frames[0].permute(0, 2, 3, 1).float().mul(127.5).add_(128.0).clamp_(0, 255).to(torch.uint8)
+        pixels = pixels.contiguous()
+        item.spans.append(("decode", started, self._clock.mark(), 1.0))
+        return pixels, is_finite
+
+    def _deliver(self, item: InFlight, pixels: Tensor, is_finite: Tensor) -> None:
+        """The one place where the host waits for the device: once a chunk, at its end."""
+        if pixels.device.type == "cuda":
+            host = torch.empty(pixels.shape, dtype=pixels.dtype, pin_memory=True)
+            host.copy_(pixels, non_blocking=True)
+        else:
+            host = pixels
+        finite = bool(is_finite)
+        stage_ms = dict.fromkeys(STAGES, 0.0)
+        for stage, start, end, share in item.spans:
+            stage_ms[stage] += share * self._clock.ms_between(start, end)
+        stage_ms["chunk"] = sum(stage_ms.values())
+        self._finished.append(
+            ChunkResult(
+                chunk_id=item.chunk_id,
+                epoch=self._epoch,
+                frames=host.numpy(),
+                is_finite=finite,
+                noise_scale=item.noise_scale,
+                motion=item.motion,
+                steps=len(item.timesteps),
+                stage_ms=stage_ms,
             )
+        )
 
     def _take_finished(self) -> list[ChunkResult]:
         results, self._finished = self._finished, []
@@ -360,7 +443,7 @@ class StreamEngine(Engine):
     def _new_state(self) -> StreamState:
         width, height = self.traits.size_wh
         config, scale = self._dit.config, self._codec.spatial_factor * 2
-        cache = KVCache(
+        cache = self._new_cache(
             self._window,
             layers=config.num_layers,
             heads=config.num_heads,

@@ -82,10 +82,13 @@ class Worker:
         from sdv2live.engine.build import build_engine
         from sdv2live.engine.precision import choose_device, device_name
 
-        self._link.send(Message.STAGE, b"loading weights")
-        engine = build_engine(spec, Path(fields["assets"]), first_epoch=fields["epoch"])
-        self._link.send(Message.STAGE, b"warming up")
-        engine.warm_up()
+        def say(stage: str) -> None:
+            self._link.send(Message.STAGE, stage.encode())
+
+        say("loading weights")
+        engine = build_engine(spec, Path(fields["assets"]), first_epoch=fields["epoch"], say=say)
+        say("warming up")
+        engine.warm_up(fields["texts"])
         self._frames = SharedFrames(
             attach_memory(MemoryHandle(**fields["memory"])), size_wh=spec.size_wh, frames=engine.traits.largest_chunk
         )

@@ -28,6 +28,7 @@ RUNTIME = {
     "timestep_offset": 0,
     "window_frames": 4,
     "sink_frames": 1,
+    "sink_similarity": 0.2,
 }
 
 

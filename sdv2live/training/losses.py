@@ -1,10 +1,12 @@
-"""What training minimises and what stops it. Knows torch alone. Pictures are [..., 3, H, W] in [-1, 1]."""
+"""What training minimises and what stops it. Pictures are [..., 3, H, W] in [-1, 1]."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from sdv2live.measures import psnr_db
 
 LATENT_STD_RANGE = (0.2, 1.0)
 
@@ -52,4 +54,4 @@ def check_output(frames: Tensor, step: int) -> None:
 def psnr(ours: Tensor, target: Tensor) -> float:
     """dB, of pictures in [-1, 1]."""
     error = (ours.detach().clamp(-1, 1) - target).square().mean()
-    return float(10 * torch.log10(4 / error))
+    return psnr_db(float(error), peak=2)

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from sdv2live.engine.noise import MotionController, NoiseSource, draw, largest_change
+from sdv2live.engine.noise import MotionController, NoiseSource, SeedMixer, draw, largest_change
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.schedule import chunk_timesteps, first_timestep, opening_timesteps, sigma_of
 from sdv2live.engine.stages import Stage, StageMap
+from sdv2live.engine.text_ahead import Direct
 
 REFERENCE_LIST = (700, 500, 400, 200)
 
@@ -96,7 +97,7 @@ def encoded(text: str) -> torch.Tensor:
 
 
 def test_prompts_cut_blend_and_mix() -> None:
-    mixer = PromptMixer(encoded)
+    mixer = PromptMixer(Direct(encoded))
     first = mixer.advance((("aa", 1.0),), 5)
     assert first.embedding.unique().item() == 2 and not first.is_new, "the first chunk starts at its own prompt"
     steps = [mixer.advance((("a" * 10, 1.0),), 4) for _ in range(6)]
@@ -107,15 +108,77 @@ def test_prompts_cut_blend_and_mix() -> None:
     assert mixer.advance((("aaaa", 1.0), ("a" * 8, 3.0)), 0).embedding is cut.embedding
 
 
-def test_a_text_is_encoded_once_and_the_cache_is_bounded() -> None:
-    calls: list[str] = []
-    mixer = PromptMixer(lambda text: calls.append(text) or encoded(text))
-    for number in range(300):
-        mixer.advance(((str(number % 3), 1.0),), 0)
-    assert calls == ["0", "1", "2"]
-    for number in range(300):
-        mixer.advance(((f"x{number}", 1.0),), 0)
-    assert len(mixer._texts) == 64
+class Slow:
+    """Texts that are there when the test says so."""
+
+    def __init__(self) -> None:
+        self.there: dict[str, torch.Tensor] = {}
+        self.asked: list[str] = []
+        self.failures: dict[str, str] = {}
+
+    def get(self, text: str) -> torch.Tensor | None:
+        self.asked.append(text)
+        return self.there.get(text)
+
+    def wait(self, text: str) -> torch.Tensor:
+        return self.there.setdefault(text, encoded(text))
+
+    def prepare(self, text: str) -> None:
+        self.asked.append(f"ahead: {text}")
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        return ()
+
+    def failure(self, text: str) -> str | None:
+        return self.failures.get(text)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_prompt_that_is_not_encoded_yet_does_not_stop_the_stream() -> None:
+    texts = Slow()
+    mixer = PromptMixer(texts)
+    old, new = (("old", 1.0),), (("longer one", 1.0),)
+    assert mixer.advance(old, 0).embedding.unique().item() == 3, "the first prompt is waited for"
+    assert [mixer.advance(new, 2).embedding.unique().item() for _ in range(3)] == [3, 3, 3]
+    texts.there["longer one"] = encoded("longer one")
+    steps = [mixer.advance(new, 2) for _ in range(3)]
+    assert [step.embedding.unique().item() for step in steps] == [6.5, 10, 10]
+    assert [step.is_new for step in steps] == [False, True, False], "the blend starts when the prompt is there"
+    assert PromptMixer(texts, waits=True).advance((("abc", 1.0), ("abcde", 1.0)), 0).embedding.unique().item() == 4
+
+
+def test_the_next_prompt_is_encoded_ahead_once() -> None:
+    texts = Slow()
+    mixer = PromptMixer(texts)
+    for _ in range(3):
+        mixer.advance((("old", 1.0),), 0, upcoming="soon")
+    assert texts.asked == ["ahead: soon"]
+
+
+def test_a_prompt_that_fails_is_said_once_and_the_one_before_stays(caplog: pytest.LogCaptureFixture) -> None:
+    texts = Slow()
+    mixer = PromptMixer(texts)
+    mixer.advance((("old", 1.0),), 0)
+    texts.failures["bad"] = "the tokenizer is missing: fetch it."
+    for _ in range(5):
+        assert mixer.advance((("bad", 1.0),), 0).embedding.unique().item() == 3
+    assert [record.message for record in caplog.records] == [
+        "the prompt before stays: the tokenizer is missing: fetch it."
+    ]
+
+
+def test_seeds_blend_on_the_sphere() -> None:
+    mixer = SeedMixer()
+    assert mixer.advance(1, 4) == ((1, 1.0),), "the first chunk starts at its own seed"
+    path = [dict(mixer.advance(2, 4)) for _ in range(5)]
+    assert [round(seeds.get(1, 0.0), 3) for seeds in path] == [0.924, 0.707, 0.383, 0, 0]
+    assert path[-1] == {2: 1.0} and dict(mixer.advance(7, 0)) == {7: 1.0}
+    for seed in range(50):
+        weights = mixer.advance(seed, 9)
+        assert len(weights) <= 4 and sum(weight**2 for _, weight in weights) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("edges", [[], [(0, 3)], [(0, 6), (0, 6)], [(0, 2), (3, 6)], [(0, 0), (0, 6)], [(0, 7)]])

@@ -51,6 +51,11 @@ SCRIPTS = {
     "noise so low that steps fall away": scripted((4, {"noise_max": 0.08, "noise_min": 0.05, "smoothing": 1.0})),
     "slow noise and another seed": scripted((3, {"noise_mode": "slow", "noise_rate": 0.3}), (8, {"seed": 99})),
     "fixed noise": scripted((0, {"noise_mode": "fixed"})),
+    "seeds blended": scripted((4, {"seed": 9, "seed_transition_chunks": 4})),
+    "feedback while the steps change": scripted(
+        (2, {"feedback": 0.6}), (5, {"steps_count": 4}), (8, {"steps_count": 1}), (10, {"steps_count": 3})
+    ),
+    "sinks asked for": scripted((8, {"sink_requests": 1})),
 }
 
 
@@ -89,7 +94,14 @@ def test_schedule_may_change_while_it_runs() -> None:
 
 def test_settings_change_the_picture_from_their_chunk_on() -> None:
     steady = run_toy(toy_engine(), SCRIPTS["steady"])
-    for script, changed_at in (("prompt cut", 5), ("noise bounds", 4), ("more steps", 3), ("step list", 4)):
+    for script, changed_at in (
+        ("prompt cut", 5),
+        ("noise bounds", 4),
+        ("more steps", 3),
+        ("step list", 4),
+        ("seeds blended", 4),
+        ("feedback while the steps change", 2),
+    ):
         other = run_toy(toy_engine(), SCRIPTS[script])
         assert all((steady[n] == other[n]).all() for n in range(changed_at)), script
         assert (steady[changed_at] != other[changed_at]).any(), script

@@ -13,6 +13,7 @@ from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.stages import StageMap
 from sdv2live.engine.stream import StreamEngine
+from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.window import Window
 
 SMALL = WanConfig(dim=48, ffn_dim=96, num_heads=2, num_layers=2, freq_dim=32, text_dim=12, text_len=4)
@@ -39,6 +40,9 @@ class SumCodec:
     def encode(self, frames: Tensor, state: object) -> tuple[Tensor, object]:
         pooled = nn.functional.avg_pool2d(frames.mean(1), 8)
         return torch.einsum("oc,bchw->bohw", self._mix, pooled)[:, None], frames.shape[1]
+
+    def as_encoded(self, latents: Tensor) -> Tensor:
+        return latents
 
     def decode(self, latents: Tensor, side: object, prepared: Tensor, state: dict[str, Tensor]) -> Tensor:
         picture = torch.einsum("oc,bohw->bchw", self._mix, latents[:, -1]) * 0.05 + prepared
@@ -71,7 +75,7 @@ def toy_engine(*, window: Window | None = None, first_epoch: int = 0) -> StreamE
         traits=traits,
         dit=drawn_(WanTransformer(SMALL)),
         codec=SumCodec(),
-        prompts=PromptMixer(toy_prompt),
+        prompts=PromptMixer(Direct(toy_prompt)),
         window=window or Window(capacity=4, sinks=1),
         stages=StageMap.on_one(CPU, SMALL.num_layers),
         dtype=torch.float32,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 THETA = 10_000.0
+MOST_GATHERED_BYTES = 128 * 2**20
 
 
 def axis_pairs(head_dim: int) -> tuple[int, int, int]:
@@ -44,6 +45,7 @@ class RopeTable:
         ).reshape(positions, height * width, head_dim // 2)
         self.turns = torch.polar(torch.ones_like(angles), angles).to(torch.complex64).to(device)
         self._gathered: dict[tuple[int, ...], Tensor] = {}
+        self._gathered_bytes = 0
 
     def at(self, positions: tuple[int, ...]) -> Tensor:
         """Turns [len(positions) * L, 1, D/2] for latent frames at these time positions, one after another.
@@ -51,9 +53,12 @@ class RopeTable:
         Kept: a full window has only as many orders as it has rolling slots. Host integers, so no index goes up.
         """
         if positions not in self._gathered:
-            if len(self._gathered) >= 128:
+            gathered = torch.cat([self.turns[position] for position in positions])[:, None]
+            self._gathered_bytes += gathered.numel() * gathered.element_size()
+            if self._gathered_bytes > MOST_GATHERED_BYTES:
                 self._gathered.clear()
-            self._gathered[positions] = torch.cat([self.turns[position] for position in positions])[:, None]
+                self._gathered_bytes = gathered.numel() * gathered.element_size()
+            self._gathered[positions] = gathered
         return self._gathered[positions]
 
 

@@ -1,9 +1,16 @@
-"""Parity with the StreamDiffusionV2 reference: every golden case of the folder that this engine covers."""
+"""Parity with the StreamDiffusionV2 reference: every golden case of a folder, one test item a case.
+
+The folder is SDV2LIVE_GOLDEN_DIR, by default the one committed beside the tests; its format is tests/golden/README.md.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,26 +23,20 @@ from sdv2live.engine.base import Chunk, ChunkSettings, EngineTraits
 from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
 from sdv2live.engine.noise import MotionController, largest_change
 from sdv2live.engine.prompts import PromptMixer
+from sdv2live.engine.reference_profile import ReferenceKVCache
 from sdv2live.engine.schedule import first_timestep, flow_sigmas
-from sdv2live.engine.stages import StageMap
-from sdv2live.engine.stream import InFlight, StreamEngine
+from sdv2live.engine.stages import StageMap, reference_split
+from sdv2live.engine.stream import NO_CHUNK, InFlight, StreamEngine
+from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.window import Window
 from tests.engine.toy import CPU, drawn_
+from tests.engine.wan_cases import run_wan_vae_case
 
 FOLDER = Path(os.environ.get("SDV2LIVE_GOLDEN_DIR", Path(__file__).parents[1] / "golden"))
 
 
-def cases(*kinds: str) -> list[str]:
-    names = sorted(path.stem for path in FOLDER.glob("*.json"))
-    return [name for name in names if spec_of(name)["kind"] in kinds]
-
-
 def spec_of(name: str) -> dict:
     return json.loads((FOLDER / f"{name}.json").read_text())
-
-
-def case(name: str) -> tuple[dict, dict[str, Tensor]]:
-    return spec_of(name), load_file(FOLDER / f"{name}.safetensors")
 
 
 class GivenLatents:
@@ -58,6 +59,9 @@ class GivenLatents:
         self._next += 1
         return self._given[f"noisy_latent.{self._next - 1}"], frames.shape[1]
 
+    def as_encoded(self, latents: Tensor) -> Tensor:
+        return latents
+
     def decode(self, latents: Tensor, side: object, prepared: object, state: object) -> Tensor:
         self.clean.append(latents)
         return torch.zeros(1, int(str(side)), 3, 16, 16)
@@ -69,40 +73,39 @@ class InjectedDraws(StreamEngine):
     draws: dict[str, Tensor]
 
     def _eps(self, item: InFlight, *, step: int) -> Tensor:
-        if step == 0:
+        if step == 0 and item.chunk_id != NO_CHUNK:
             return item.latents  # already noised: the blend of a tensor with itself changes nothing
         rows = len(item.timesteps) - 1
-        index = step - 1 if item.number == 0 else rows + (item.number + step - 2) * rows + step - 1
+        index = (
+            step - 1
+            if item.number == 0 and item.chunk_id != NO_CHUNK
+            else rows + (item.number + step - 2) * rows + step - 1
+        )
         if f"renoise.{index}" not in self.draws:
             return torch.zeros_like(item.latents)  # the reference had stopped before this chunk was finished
         return self.draws[f"renoise.{index}"].reshape(item.latents.shape)
 
 
-@pytest.mark.parametrize("schedule", ["latency", "throughput"])
-@pytest.mark.parametrize("name", cases("stream_batch", "sequential"))
-def test_stream_equals_the_reference(name: str, schedule: str) -> None:
-    spec, tensors = case(name)
-    if spec["adaptive_sink_threshold"] > -1:
-        pytest.skip("the reference's adaptive sinks are not built yet")
-    config = WanConfig(
-        dim=spec["config"]["dim"],
-        ffn_dim=spec["config"]["ffn_dim"],
-        num_heads=spec["config"]["num_heads"],
-        num_layers=spec["config"]["num_layers"],
-        freq_dim=spec["config"]["freq_dim"],
-        text_dim=spec["config"]["text_dim"],
-        text_len=spec["config"]["text_len"],
-    )
+def run_stream_case(spec: dict, tensors: dict[str, Tensor]) -> None:
+    """`stream_batch` and `sequential`: in both schedules, in the reference profile."""
+    for schedule in ("latency", "throughput"):
+        run_stream(spec, tensors, schedule)
+
+
+def run_stream(spec: dict, tensors: dict[str, Tensor], schedule: str) -> None:
+    sizes = {field.name: spec["config"][field.name] for field in fields(WanConfig) if field.name in spec["config"]}
+    config = WanConfig(**sizes)
     codec = GivenLatents(tensors)
     size_wh = (spec["latent_width"] * 8, spec["latent_height"] * 8)
     engine = InjectedDraws(
         traits=EngineTraits("golden", size_wh, first_chunk_frames=5, chunk_frames=4, defaults={}),
         dit=drawn_(WanTransformer(config), spec["weight_salt"]),
         codec=codec,
-        prompts=PromptMixer(lambda text: tensors["prompt_embeds"]),
-        window=Window(spec["kv_cache_frames"], spec["sink_frames"], "reference", spec["rope_reset_frame"]),
+        prompts=PromptMixer(Direct(lambda text: tensors["prompt_embeds"])),
+        window=Window(spec["kv_cache_frames"], spec["sink_frames"]),
         stages=StageMap.on_one(CPU, config.num_layers),
         dtype=torch.float32,
+        new_cache=partial(ReferenceKVCache, reset_frame=spec["rope_reset_frame"]),
     )
     engine.draws = tensors
     steps = tuple(spec["denoising_steps"])
@@ -119,6 +122,7 @@ def test_stream_equals_the_reference(name: str, schedule: str) -> None:
             noise_mode="fresh",
             timestep_offset=-100,
             schedule=schedule,
+            sink_similarity=spec["adaptive_sink_threshold"],
         )
         frames = np.zeros((engine.frames_wanted, size_wh[1], size_wh[0], 3), np.uint8)
         engine.submit(Chunk(chunk, frames), settings)
@@ -126,26 +130,21 @@ def test_stream_equals_the_reference(name: str, schedule: str) -> None:
     engine.flush()
     # Call c of the reference returned chunk c - N + 1; the opening came out at once.
     late = len(steps) - 1
-    compared = 0
-    for call in (0, *range(spec["first_valid_output"], spec["chunks"] + 1)):
+    calls = (0, *range(spec["first_valid_output"], spec["chunks"] + 1))
+    assert len(calls) > 1
+    for call in calls:
         expected = tensors[f"output.{call}"]
         ours = codec.clean[call - late if call else 0]
-        assert (ours - expected).abs().max() <= 1e-4 * expected.abs().max(), f"call {call}"
-        compared += 1
-    assert compared > 8
+        assert (ours - expected).abs().max() <= 1e-4 * expected.abs().max(), f"{schedule}, call {call}"
 
 
-@pytest.mark.parametrize("name", cases("flow_schedule"))
-def test_schedule_equals_the_reference(name: str) -> None:
-    spec, tensors = case(name)
+def run_schedule_case(spec: dict, tensors: dict[str, Tensor]) -> None:
     sigmas = torch.tensor(flow_sigmas(spec["shift"], spec["steps"]), dtype=torch.float64)
     assert torch.allclose(sigmas, tensors["sigmas"].double(), atol=1e-6, rtol=0)
     assert torch.allclose(sigmas * 1000, tensors["timesteps"].double(), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("name", cases("motion_noise"))
-def test_motion_noise_equals_the_reference(name: str) -> None:
-    spec, tensors = case(name)
+def run_motion_case(spec: dict, tensors: dict[str, Tensor]) -> None:
     frames = tensors["frames"][0].permute(1, 2, 3, 0).numpy()
     controller = MotionController()
     maximum = spec["initial_noise_scale"]
@@ -155,3 +154,34 @@ def test_motion_noise_equals_the_reference(name: str) -> None:
         ours, _ = controller.update(change, maximum=maximum, minimum=maximum - 0.1, sensitivity=0.2, smoothing=0.9)
         assert ours == pytest.approx(scale, abs=1e-6)
         assert first_timestep(ours, -100) == timestep
+
+
+def run_split_case(spec: dict, tensors: dict[str, Tensor]) -> None:
+    for case in spec["cases"]:
+        counts = [end - first for first, end in case["split"]]
+        ours = reference_split(counts, total_seconds=case["total_seconds"], dit_seconds=case["dit_seconds"])
+        edges = [0, *itertools.accumulate(ours)]
+        assert [list(pair) for pair in itertools.pairwise(edges)] == case["expected"]
+        assert edges[-1] == case["num_blocks"]
+
+
+RUNNERS: dict[str, Callable[[dict, dict[str, Tensor]], None]] = {
+    "stream_batch": run_stream_case,
+    "sequential": run_stream_case,
+    "wan_vae": run_wan_vae_case,
+    "motion_noise": run_motion_case,
+    "flow_schedule": run_schedule_case,
+    "block_split": run_split_case,
+}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.json")))
+def test_equals_the_reference(name: str) -> None:
+    spec = spec_of(name)
+    assert spec["kind"] in RUNNERS, f"{name} is a case of the unknown kind {spec['kind']!r}"
+    tensors = FOLDER / f"{name}.safetensors"
+    RUNNERS[spec["kind"]](spec, load_file(tensors) if tensors.exists() else {})
+
+
+def test_there_are_cases() -> None:
+    assert list(FOLDER.glob("*.json")), f"{FOLDER} holds no golden case"

@@ -1,0 +1,209 @@
+"""How much memory an engine takes, before it is built. Owns: the count, and what is said when it is too much.
+
+Counted, not estimated by a formula of its own: the very engine runs two chunks on torch's meta device, where tensors
+have shapes and no numbers, and the bytes that are alive are added up. Not counted: what CUDA and its libraries keep for
+themselves, for which there is a margin.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
+from sdv2live.engine.catalogue import traits_of, window_of
+from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
+from sdv2live.engine.model.wan_vae import WanVaeConfig
+from sdv2live.engine.prompts import PromptMixer
+from sdv2live.engine.stages import StageMap
+from sdv2live.engine.stream import InFlight, StreamEngine
+from sdv2live.engine.text_ahead import Direct
+from sdv2live.engine.wan_codec import VAE_MODES, WanCodec, empty_networks, state_bytes
+from sdv2live.errors import UserError
+
+log = logging.getLogger(__name__)
+
+GPU_MARGIN_BYTES = 800 * 2**20  # CUDA's context, cuDNN's workspace and what an allocator cannot use
+CPU_MARGIN_BYTES = 500 * 2**20
+_GB = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes of an engine: weights, caches (KV and the codec's, for as many rows as steps), and the most that was alive
+    beside them inside a chunk."""
+
+    weights: int
+    caches: int
+    working: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.caches + self.working
+
+
+def count_memory(spec: EngineSpec, dit: WanConfig, vae: WanVaeConfig, *, dtype: torch.dtype) -> Footprint:
+    """What the Wan engine of `spec` takes in `dtype`; the text encoder is not part of it: it goes before the stream."""
+    meta = torch.device("meta")
+    mode = VAE_MODES[spec.vae]
+    with meta:
+        network = WanTransformer(dit).to(dtype)
+    codecs = [codec.to(dtype) for codec in empty_networks(mode, vae)]
+    parameters = [each for module in dict.fromkeys((network, *codecs)) for each in module.parameters()]
+    weights = sum(each.numel() * each.element_size() for each in parameters)
+    width, height = spec.size_wh
+    settings = ChunkSettings(
+        steps=tuple(range(900, 900 - 90 * spec.steps_count, -90)), steps_count=spec.steps_count, schedule="throughput"
+    )
+    with Alive(kept=parameters) as alive:
+        engine = _Unread(
+            traits=traits_of(spec),
+            dit=network.requires_grad_(False),
+            codec=WanCodec(*codecs, normalise=spec.normalises_latents),
+            prompts=PromptMixer(Direct(lambda _: torch.empty(1, dit.text_len, dit.text_dim, device="meta"))),
+            window=window_of(spec),
+            stages=StageMap.on_one(meta, dit.num_layers),
+            dtype=dtype,
+        )
+        for number in range(2):
+            frames = np.zeros((engine.frames_wanted, height, width, 3), np.uint8)
+            engine.submit(Chunk(number, frames), settings)
+            engine.poll()
+    codec_bytes = state_bytes(mode, spec.size_wh, encoder_dtype=dtype, decoder_dtype=dtype, config=vae)
+    caches = engine.cache_bytes + codec_bytes
+    return Footprint(weights, caches, max(0, alive.most_bytes - weights - caches))
+
+
+def check_memory(
+    spec: EngineSpec, dit: WanConfig, vae: WanVaeConfig, *, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Raise UserError, with settings that fit, for an engine that is larger than what is free on `device`."""
+    free = free_bytes(device)
+    if free is None:
+        return
+    room = free - (GPU_MARGIN_BYTES if device.type == "cuda" else CPU_MARGIN_BYTES)
+
+    def need(candidate: EngineSpec) -> int:
+        return count_memory(candidate, dit, vae, dtype=dtype).total
+
+    needed = need(spec)
+    log.info("memory: %s takes %.1f GB, %.1f GB are free", spec.name, needed / _GB, free / _GB)
+    if needed <= room:
+        return
+    fits = [words for words, candidate in smaller_specs(spec) if need(candidate) <= room][:2]
+    advice = " or ".join(fits) + " would fit" if fits else "nothing smaller of it fits: take a smaller engine"
+    width, height = spec.size_wh
+    raise UserError(
+        f"{spec.name} at {width}x{height} with {spec.steps_count} steps and --vae {spec.vae} needs "
+        f"{needed / _GB:.1f} GB and {max(room, 0) / _GB:.1f} GB are free on {device}: {advice}."
+    )
+
+
+def smaller_specs(spec: EngineSpec) -> list[tuple[str, EngineSpec]]:
+    """What to try instead, the least loss first, each as the flags that ask for it."""
+    found: list[tuple[str, EngineSpec]] = []
+    decoders = {"wan": ("wan-taehv", "taehv"), "wan-taehv": ("taehv",), "taehv": ()}[spec.vae]
+    counts = (1,) if spec.steps_count > 1 else ()
+    sizes = [
+        (w, h) for w, h in ((640, 368), (512, 512), (512, 288), (384, 224)) if w * h < spec.size_wh[0] * spec.size_wh[1]
+    ]
+    found += [(f"--vae {vae}", replace(spec, vae=vae)) for vae in decoders]
+    found += [(f"--steps {count}", replace(spec, steps_count=count)) for count in counts]
+    smallest = replace(spec, vae="taehv", steps_count=1)
+    if decoders and counts:
+        found.append(("--vae taehv --steps 1", smallest))
+    found += [(f"--size {w}x{h}", replace(spec, size_wh=(w, h))) for w, h in sizes]
+    if smallest != spec:
+        found += [(f"--vae taehv --steps 1 --size {w}x{h}", replace(smallest, size_wh=(w, h))) for w, h in sizes]
+    return found
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """What is free on the device now; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+class _Unread(StreamEngine):
+    """The engine without the end of a chunk, where the host would read numbers that are not there."""
+
+    def _deliver(self, item: InFlight, pixels: Tensor, is_finite: Tensor) -> None:
+        pass
+
+
+class Alive(ExitStack):
+    """Counts the bytes of tensors made within the block while they live; most_bytes: the most at once.
+
+    kept: tensors that are there already and stay; they count throughout.
+    """
+
+    def __init__(self, kept: Iterable[Tensor]) -> None:
+        super().__init__()
+        storages = {storage._cdata: storage for storage in (tensor.untyped_storage() for tensor in kept)}
+        self._kept = storages  # alive for as long as this is, so that no address is used twice
+        self._kept_bytes = sum(storage.nbytes() for storage in storages.values())
+        self.most_bytes = self._at_most = self._kept_bytes
+        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __enter__(self) -> Alive:
+        super().__enter__()
+        self.enter_context(_FlashAttention())
+        self.enter_context(_Watch(self._note))
+        return self
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._kept or (key in self._made and not _is_gone(self._made[key][0])):
+            return
+        self._made[key] = (StorageWeakRef(storage), storage.nbytes())  # type: ignore[no-untyped-call]
+        self._at_most += storage.nbytes()
+        if self._at_most > self.most_bytes:  # only then does it matter what has gone meanwhile
+            self._made = {key: known for key, known in self._made.items() if not _is_gone(known[0])}
+            self._at_most = self._kept_bytes + sum(size for _, size in self._made.values())
+            self.most_bytes = max(self.most_bytes, self._at_most)
+
+
+def _is_gone(ref: StorageWeakRef) -> bool:
+    return bool(ref.expired())  # type: ignore[no-untyped-call]
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self, note: Callable[[Tensor], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._note = note
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, Tensor) and leaf.device.type == "meta":
+                self._note(leaf)
+        return made
+
+
+class _FlashAttention(TorchFunctionMode):
+    """Attention as a GPU's kernels do it, without the matrix of scores that the meta device would count."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            return torch.empty_like(args[0])
+        return func(*args, **(kwargs or {}))

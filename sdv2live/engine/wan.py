@@ -1,0 +1,138 @@
+"""The Wan engines, 1.3B and 14B: the DiT, its codec and its text encoder, put together from files or drawn weights.
+
+Knows which network a file fills; the networks are in `engine/model`, the places of the files in `wan_files.py`. Before
+anything is loaded the memory it will need is counted and compared with what is free.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Callable, Mapping, Set
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sdv2live.engine.base import EngineSpec
+from sdv2live.engine.catalogue import traits_of, window_of
+from sdv2live.engine.embedding_cache import EmbeddingCache
+from sdv2live.engine.memory import check_memory
+from sdv2live.engine.model.taehv import TAEHV, patched_state_dict
+from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
+from sdv2live.engine.model.wan_vae import WanVAE, WanVaeConfig
+from sdv2live.engine.noise import draw
+from sdv2live.engine.precision import choose_device, choose_dtype
+from sdv2live.engine.prompts import PromptMixer
+from sdv2live.engine.reference_profile import cache_of
+from sdv2live.engine.stages import StageMap
+from sdv2live.engine.stream import StreamEngine
+from sdv2live.engine.text_ahead import Direct, TextAhead, Texts
+from sdv2live.engine.umt5 import UMT5Encoder, UMT5Size, clean_text
+from sdv2live.engine.wan_codec import VAE_MODES, WanCodec, empty_networks
+from sdv2live.engine.wan_files import WanFiles, find_files, sizes_of
+from sdv2live.engine.weights import load_into, open_checkpoint, random_weights_
+from sdv2live.errors import UserError
+from sdv2live.paths import cache_dir, models_dir
+
+log = logging.getLogger(__name__)
+
+RANDOM_SEED = 1
+Say = Callable[[str], None]
+
+
+def build_wan(spec: EngineSpec, *, first_epoch: int = 0, say: Say = log.info) -> StreamEngine:
+    """The engine, loaded and not yet warm. say: told what is being loaded.
+
+    Raises UserError for files that are missing or do not fit, and for an engine that is larger than the memory.
+    """
+    folder = Path(spec.weights).expanduser() if spec.weights else models_dir() / spec.name
+    if spec.random_weights:
+        folder_of_sizes = folder if spec.weights else None
+        files = None
+    else:
+        folder_of_sizes = folder
+        files = find_files(spec.name, folder, spec.vae)
+    sizes = sizes_of(spec.name, folder_of_sizes)
+    device = choose_device(spec.device)
+    dtype = choose_dtype(spec.precision, device)
+    check_memory(spec, sizes.dit, sizes.vae, device=device, dtype=dtype)
+
+    say("loading the transformer")
+    with torch.device("meta"):
+        dit = WanTransformer(sizes.dit)
+    fill(dit, files.dit if files else None, dtype=dtype, device=device)
+    say("loading the autoencoder")
+    codec = _codec(spec, sizes.vae, files, dtype=dtype, device=device)
+    return StreamEngine(
+        traits=traits_of(spec),
+        dit=dit,
+        codec=codec,
+        prompts=PromptMixer(_texts(files, sizes.text, sizes.dit, device=device), waits=spec.waits_for_text),
+        window=window_of(spec),
+        stages=StageMap.on_one(device, sizes.dit.num_layers),
+        dtype=dtype,
+        first_epoch=first_epoch,
+        new_cache=cache_of(spec.profile),
+    )
+
+
+def fill(
+    network: nn.Module,
+    path: Path | None,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    prepared: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda tensors: tensors,
+) -> None:
+    """Weights from the checkpoint at `path`, or drawn ones where there is none."""
+    if path is None:
+        random_weights_(network, seed=RANDOM_SEED, dtype=dtype, device=device)
+    else:
+        load_into(network, prepared(open_checkpoint(path)), path=path, dtype=dtype, device=device)
+
+
+def _codec(
+    spec: EngineSpec, config: WanVaeConfig, files: WanFiles | None, *, dtype: torch.dtype, device: torch.device
+) -> WanCodec:
+    encoder, decoder = empty_networks(VAE_MODES[spec.vae], config)
+    for network in {id(encoder): encoder, id(decoder): decoder}.values():
+        with torch.device("meta"):
+            whole = WanVAE(config) if isinstance(network, WanVAE) else TAEHV()
+        unused = whole.state_dict().keys() - network.state_dict().keys()
+        prepared = partial(_half_of, unused=unused, is_taehv=isinstance(network, TAEHV))
+        path = None if files is None else files.vae if isinstance(network, WanVAE) else files.taehv
+        fill(network, path, dtype=dtype, device=device, prepared=prepared)
+        if device.type == "cuda":
+            # What the convolutions want to read; the activations are laid out so by the networks.
+            is_3d = isinstance(network, WanVAE)
+            network.to(memory_format=torch.channels_last_3d if is_3d else torch.channels_last)  # type: ignore[call-overload]
+    return WanCodec(encoder, decoder, normalise=spec.normalises_latents)
+
+
+def _half_of(tensors: Mapping[str, Tensor], *, unused: Set[str], is_taehv: bool) -> Mapping[str, Tensor]:
+    """A file holds an encoder and a decoder, and a codec may want one of them: the rest must still fit strictly."""
+    kept = {name: tensors[name] for name in tensors if name not in unused}
+    return patched_state_dict(kept) if is_taehv else kept
+
+
+def _texts(files: WanFiles | None, size: UMT5Size, dit: WanConfig, *, device: torch.device) -> Texts:
+    if files is None:
+        return Direct(lambda text: _drawn_embedding(text, dit))
+    if size.d_model != dit.text_dim:
+        raise UserError(
+            f"the text encoder {files.text} gives {size.d_model} values a token and the transformer {files.dit} takes "
+            f"{dit.text_dim}: they do not belong together."
+        )
+    encoder = UMT5Encoder(files.text, files.tokenizer, device=device, size=size, text_len=dit.text_len)
+    cache = EmbeddingCache(cache_dir() / "embeddings", encoder.fingerprint(), clean=clean_text)
+    return TextAhead(lambda text: encoder.encode([text])[0], cache=cache)
+
+
+def _drawn_embedding(text: str, dit: WanConfig) -> Tensor:
+    """In place of an encoder's: as many rows as a short prompt has, the same for the same text."""
+    rows = min(dit.text_len, 2 * len(text.split()) + 1)
+    embedding = torch.zeros(1, dit.text_len, dit.text_dim)
+    embedding[:, :rows] = 0.1 * draw((zlib.crc32(text.encode()),), (1, rows, dit.text_dim))
+    return embedding

@@ -1,0 +1,93 @@
+"""Device and number format: the rule for each kind of processor, and what is said of a device that is not here."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sdv2live.engine.precision import choose_device, choose_dtype, device_name, dtype_for
+from sdv2live.errors import UserError
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device_type", "has_bfloat16", "dtype"),
+    [
+        ("auto", "cuda", True, torch.bfloat16),
+        ("auto", "cuda", False, torch.float16),
+        ("auto", "cpu", True, torch.bfloat16),
+        ("auto", "cpu", False, torch.float32),
+        ("auto", "mps", False, torch.float32),
+        ("float32", "cuda", True, torch.float32),
+        ("float16", "cuda", True, torch.float16),
+        ("bfloat16", "cuda", False, torch.bfloat16),
+        ("bfloat16", "cpu", False, torch.bfloat16),
+        ("float32", "cpu", True, torch.float32),
+    ],
+)
+def test_the_rule(wanted: str, device_type: str, has_bfloat16: bool, dtype: torch.dtype) -> None:
+    assert dtype_for(wanted, device_type, has_bfloat16=has_bfloat16) == dtype
+
+
+def test_float16_is_not_for_the_cpu() -> None:
+    with pytest.raises(UserError, match=r"^--precision float16 cannot be used on the CPU, .* or take float32\.$"):
+        choose_dtype("float16", CPU)
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])
+def test_auto_asks_the_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dtype: torch.dtype) -> None:
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert choose_dtype("auto", GPU) == dtype
+    assert choose_dtype("float32", GPU) == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [({"avx2": True}, torch.float32), ({"amx_bf16": True}, torch.bfloat16), ({"bf16": True}, torch.bfloat16)],
+)
+def test_auto_asks_the_processor(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert choose_dtype("auto", CPU) == dtype
+    assert device_name(CPU).startswith("CPU, ")
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, *, cuda: str | None, gpus: int) -> None:
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+
+
+def test_auto_takes_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, cuda=None, gpus=0)
+    assert choose_device("auto") == CPU and choose_device("cpu") == CPU
+    pretend(monkeypatch, cuda="13.0", gpus=2)
+    assert choose_device("auto") == GPU and choose_device("cuda:1") == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "gpus", "wanted", "sentence"),
+    [
+        (None, 0, "cuda", "this torch was built without CUDA; leave --device away, or install a CUDA build of torch."),
+        ("13.0", 0, "cuda", "no NVIDIA GPU with a working driver was found; leave --device away, or see what"),
+        ("13.0", 2, "cuda:2", "there is no cuda:2, as this machine has 2; leave --device away, or take cuda:1."),
+    ],
+)
+def test_a_gpu_that_is_not_here(
+    monkeypatch: pytest.MonkeyPatch, cuda: str | None, gpus: int, wanted: str, sentence: str
+) -> None:
+    pretend(monkeypatch, cuda=cuda, gpus=gpus)
+    with pytest.raises(UserError) as caught:
+        choose_device(wanted)
+    assert str(caught.value).startswith(f"no CUDA GPU can be used here: {sentence}")
+
+
+@pytest.mark.parametrize("wanted", ["", "gpu", "cuda:x", "cuda:-1", "meta", "xla"])
+def test_a_device_that_is_none(monkeypatch: pytest.MonkeyPatch, wanted: str) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"^the device '.*' (is unknown|cannot be used here): take auto, cpu, cuda or"):
+        choose_device(wanted)
