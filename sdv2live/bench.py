@@ -12,6 +12,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def bench(registry: Registry, *, chunks: int, json_path: Path | None) -> int:
     """Measure, print a table, write JSON if asked; -> exit code. Raises UserError."""
     if not 4 <= chunks <= 100_000:
         raise UserError(f"--chunks {chunks} is outside 4 to 100000.")
-    spec = engine_spec(registry)
+    spec = replace(engine_spec(registry), waits_for_text=True)
     if spec.threads:
         torch.set_num_threads(spec.threads)
     device = choose_device(spec.device)
@@ -58,13 +59,15 @@ def bench(registry: Registry, *, chunks: int, json_path: Path | None) -> int:
         "threads": torch.get_num_threads(),
         "engine": spec.name,
         "size": list(spec.size_wh),
-        "weights": "shipped",
+        "weights": "random" if spec.random_weights else "shipped" if spec.name == "pocket" else "given",
+        "vae": spec.vae if spec.name != "pocket" else None,
         "start_ms": round(start_ms, 1),
         "ceilings": ceilings,
         "runs": [],
     }
     size = "x".join(map(str, spec.size_wh))
-    print(f"{figures['device']}, {figures['dtype']}, torch {torch.__version__}, {spec.name} {size}")
+    drawn = ", random weights" if spec.random_weights else ""
+    print(f"{figures['device']}, {figures['dtype']}, torch {torch.__version__}, {spec.name} {size}{drawn}")
     print(
         f"ceilings: matmul {ceilings['matmul_gflop_per_s']:.0f} GFLOP/s, convolution "
         f"{ceilings['conv_gflop_per_s']:.0f} GFLOP/s, copy {ceilings['copy_gb_per_s']:.1f} GB/s"
@@ -98,8 +101,6 @@ def time_engine(
     engine: StreamEngine, settings: ChunkSettings, *, steps: int, schedule: str, chunks: int
 ) -> dict[str, Any]:
     """Run `chunks` chunks of moving noise; wall time by stage and for the whole, and the work of a steady chunk."""
-    from dataclasses import replace
-
     settings = replace(settings, steps_count=steps, schedule=schedule)
     width, height = engine.traits.size_wh
     frames = np.random.default_rng(0).integers(0, 256, (engine.traits.largest_chunk + 8, height, width, 3), np.uint8)

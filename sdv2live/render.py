@@ -1,4 +1,4 @@
-"""A file, every frame of it, in order, through the engine in this process. Owns: progress, the tail, the output file.
+"""A file, every frame of it, in order, through the engine in this process. Owns: progress, the output file.
 
 No clock and no dropped frame: the same file, seed and settings give the same bytes. Written beside its name and put in
 place at the end, so that a render that is stopped leaves no half file under that name.
@@ -10,23 +10,18 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from bridges.recorder import SUFFIXES, Recorder
+from sdv2live.api import Stream
 from sdv2live.capture.base import Source, SourceInfo
 from sdv2live.capture.cards import RANDOM_WEIGHTS_LABEL, labelled
-from sdv2live.capture.preprocess import fit_into
 from sdv2live.capture.select import open_source
-from sdv2live.engine.base import Chunk, ChunkResult, Engine
 from sdv2live.errors import SourceEnded, UserError
-from sdv2live.filters import Chain, apply_chain, parse_chain, size_after
+from sdv2live.filters import parse_chain, size_after
 from sdv2live.frames import Pixels
-from sdv2live.paths import assets_dir
 from sdv2live.registry import Registry
-from sdv2live.settings import engine_spec, settings_of
+from sdv2live.settings import engine_spec
 
 
 def render(registry: Registry, source_spec: str, out: Path, *, overwrite: bool) -> int:
@@ -37,9 +32,8 @@ def render(registry: Registry, source_spec: str, out: Path, *, overwrite: bool) 
         raise UserError(f"{out} is there already: choose another name, or add -y to replace it.")
     if out.suffix.lower() not in SUFFIXES:
         raise UserError(f"{out} is no video file name: end it with {' or '.join(SUFFIXES)}.")
-    spec = replace(engine_spec(registry), waits_for_text=True)
-    values = registry.snapshot()
-    before, after = parse_chain(values["input.filters"]), parse_chain(values["output.filters"])
+    spec = engine_spec(registry)
+    after = parse_chain(str(registry.get("output.filters")))
     source = open_source(source_spec, loop=False)
     if not source.ends:
         raise UserError(f"{source_spec} never ends: render needs a video file.")
@@ -50,18 +44,10 @@ def render(registry: Registry, source_spec: str, out: Path, *, overwrite: bool) 
     try:
         recorder.open(size_after(after, spec.size_wh), info.rate_fps)
         print("sdv2live: loading the engine", file=sys.stderr)
-        from sdv2live.engine.build import build_engine
-
-        if spec.threads:
-            import torch
-
-            torch.set_num_threads(spec.threads)
-        engine = stack.enter_context(contextlib.closing(build_engine(spec, assets_dir())))
+        stream = stack.enter_context(Stream.of(registry))
         progress = _Progress(info)
         written = 0
-        frames = _fitted_frames(source, spec.size_wh, str(values["source.fit"]), before)
-        for pixels in _restyled(engine, registry, frames):
-            pixels = apply_chain(after, pixels)
+        for pixels in stream(_frames(source)):
             recorder.write(labelled(pixels, RANDOM_WEIGHTS_LABEL) if spec.random_weights else pixels, written)
             written += 1
             progress.show(written)
@@ -77,50 +63,14 @@ def render(registry: Registry, source_spec: str, out: Path, *, overwrite: bool) 
     return 0
 
 
-def _fitted_frames(source: Source, size_wh: tuple[int, int], fit: str, filters: Chain) -> Iterator[Pixels]:
-    width, height = size_wh
+def _frames(source: Source) -> Iterator[Pixels]:
     while True:
         try:
             frame = source.read()
         except SourceEnded:
             return
-        if frame is None:
-            continue
-        out = np.empty((height, width, 3), np.uint8)
-        fit_into(frame.pixels, out, fit)
-        yield apply_chain(filters, out)
-
-
-def _restyled(engine: Engine, registry: Registry, frames: Iterator[Pixels]) -> Iterator[Pixels]:
-    """Pictures in order, as many as frames came: the last chunk is completed by repeating its last frame, and what
-    that added is cut off again."""
-    settings = settings_of(registry.snapshot())
-    real_of: dict[int, int] = {}
-    number = 0
-    waiting: list[Pixels] = []
-
-    def pictures(results: list[ChunkResult]) -> Iterator[Pixels]:
-        for result in results:
-            if not result.is_finite:
-                raise UserError(f"the engine made no picture of chunk {result.chunk_id}: its values are no numbers.")
-            yield from result.frames[: real_of.pop(result.chunk_id)]
-
-    def submit() -> None:
-        nonlocal number
-        real_of[number] = len(waiting)
-        complete = waiting + [waiting[-1]] * (engine.frames_wanted - len(waiting))
-        engine.submit(Chunk(number, np.stack(complete)), settings)
-        number += 1
-        waiting.clear()
-
-    for frame in frames:
-        waiting.append(frame)
-        if len(waiting) == engine.frames_wanted:
-            submit()
-            yield from pictures(engine.poll())
-    if waiting:
-        submit()
-    yield from pictures(engine.flush())
+        if frame is not None:
+            yield frame.pixels
 
 
 class _Progress:

@@ -40,7 +40,7 @@ class PocketStreamCodec:
         return self._codec.new_memory(1, height, width, dtype=self._dtype, device=self._device)
 
     def prepare(self, embedding: Tensor, noise_scale: float) -> Tensor:
-        scale = torch.tensor([noise_scale]).to(self._device, self._dtype, non_blocking=True)
+        scale = torch.full((1,), noise_scale, device=self._device, dtype=self._dtype)
         style: Tensor = self._codec.style(embedding.to(self._device, self._dtype), scale)
         return style
 

@@ -8,6 +8,8 @@ computing happens in `poll` and `flush`.
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -16,9 +18,10 @@ import torch
 from torch import Tensor
 
 from sdv2live.engine.base import Chunk, ChunkResult, ChunkSettings, Engine, EngineTraits
+from sdv2live.engine.checkpoint import is_memory_full
 from sdv2live.engine.codec import Codec, Prepared
 from sdv2live.engine.kv_cache import KVCache, RowWrite
-from sdv2live.engine.model.wan_transformer import TextContext, WanTransformer
+from sdv2live.engine.model.wan_transformer import TextContext, TimeContext, WanTransformer
 from sdv2live.engine.noise import MotionController, NoiseSource, SeedMixer, Seeds, largest_change
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.schedule import chunk_timesteps, opening_timesteps, sigma_of
@@ -31,7 +34,10 @@ from sdv2live.errors import ChunkError
 from sdv2live.frames import Pixels
 
 SCENE_CUT_MOTION = 0.5  # root mean square, in [-1, 1] units: far beyond any camera move
+log = logging.getLogger(__name__)
+
 STAGES = ("encode", "denoise", "decode")
+KEPT_TIMESTEPS = 32
 MAX_ROWS = 8  # denoising steps that a chunk can have
 NO_CHUNK = -1  # the chunk id of a row that computes without a chunk
 
@@ -77,6 +83,7 @@ class StreamState:
         self.chunks = 0  # entered so far
         self.latent_frames = 0
         self.rows = 0  # steps of the newest chunk
+        self.rows_too_many = MAX_ROWS + 1  # so many did not fit when they were last asked for
         self.sinks = SinkKeeper(cache.window)
         self.refresh_requests: int | None = None
         self.phase = 0.0
@@ -112,6 +119,8 @@ class StreamEngine(Engine):
         self._epoch = first_epoch
         self._waiting: tuple[Chunk, ChunkSettings] | None = None
         self._finished: list[ChunkResult] = []
+        self._apart: deque[InFlight] = deque()  # encoded by itself and not denoised yet
+        self._time_of: dict[int, TimeContext] = {}
         self._text_of: tuple[Tensor, TextContext] | None = None
         self._schedule = "latency"
         self._state = self._new_state()
@@ -145,11 +154,16 @@ class StreamEngine(Engine):
         return self._state.cache.bytes
 
     def submit(self, chunk: Chunk, settings: ChunkSettings) -> None:
+        if self._apart:
+            raise ChunkError("a chunk that was encoded by itself is not denoised yet")
         if self._waiting is not None:
             raise ChunkError("a chunk is waiting already")
+        self._check(chunk)
+        self._waiting = (chunk, settings)
+
+    def _check(self, chunk: Chunk) -> None:
         if len(chunk.frames) != self.frames_wanted:
             raise ChunkError(f"this chunk needs {self.frames_wanted} frames, not {len(chunk.frames)}")
-        self._waiting = (chunk, settings)
 
     @torch.inference_mode()
     def poll(self) -> list[ChunkResult]:
@@ -171,10 +185,40 @@ class StreamEngine(Engine):
         self._drain()
         return results + self._take_finished()
 
+    # The stages apart, for those who want to look in between. Chunks go through each in the order of encoding.
+
+    @torch.inference_mode()
+    def encode(self, chunk: Chunk, settings: ChunkSettings) -> InFlight:
+        """All that is decided for a chunk, and its noised latents. Raises ChunkError as `submit` does."""
+        self._check(chunk)
+        self._choose_schedule("latency")
+        item = self._enter(chunk, settings)
+        self._apart.append(item)
+        return item
+
+    @torch.inference_mode()
+    def denoise(self, item: InFlight) -> None:
+        """All steps of the chunk. Raises ValueError for one that is not the oldest encoded and not denoised."""
+        if not self._apart or self._apart[0] is not item:
+            raise ValueError("chunks are denoised in the order in which they were encoded, each once")
+        self._apart.popleft()
+        self._run_all_steps(item)
+
+    @torch.inference_mode()
+    def decode(self, item: InFlight) -> ChunkResult:
+        """The chunk's pictures. Raises ValueError for one that is not the oldest denoised and not decoded."""
+        if self._state.denoised.get(self._state.decoded) is not item:
+            raise ValueError("chunks are decoded in the order in which they were encoded, each once, when denoised")
+        del self._state.denoised[self._state.decoded]
+        self._state.decoded += 1
+        self._deliver(item, *self._decode(item))
+        return self._finished.pop()
+
     def reset(self) -> int:
         self._epoch += 1
         self._waiting = None
         self._finished.clear()
+        self._apart.clear()
         self._prompts.reset()
         # The old state goes before the new one comes: both at once may not fit.
         del self._state
@@ -209,6 +253,7 @@ class StreamEngine(Engine):
             timesteps = opening_timesteps(steps, count)
         else:
             timesteps = chunk_timesteps(steps, count, noise_scale=noise_scale, offset=offset)
+        timesteps = timesteps[: self._rows_that_fit(len(timesteps))]
         prompt = self._prompts.advance(settings.mix, settings.transition_chunks, upcoming=settings.next_prompt)
         latents, side = self._codec.encode(self._uploaded(chunk.frames), state.codec_state)
         first = state.latent_frames
@@ -251,15 +296,42 @@ class StreamEngine(Engine):
         item.spans.append(("encode", started, self._clock.mark(), 1.0))
         return item
 
+    def _rows_that_fit(self, wanted: int) -> int:
+        """How many of the `wanted` rows the KV cache has memory for. What does not fit is tried once, not always."""
+        cache = self._state.cache
+        if wanted > cache.rows and wanted < self._state.rows_too_many:
+            try:
+                cache.ensure_rows(wanted)
+            except (RuntimeError, MemoryError) as error:
+                if not is_memory_full(error) or cache.rows == 0:
+                    raise
+                self._state.rows_too_many = cache.rows + 1
+                log.error(
+                    "%d denoising steps do not fit into the memory: %d are taken; close other programs, set it anew",
+                    wanted,
+                    cache.rows,
+                )
+        elif wanted <= cache.rows:
+            self._state.rows_too_many = MAX_ROWS + 1
+        return min(wanted, cache.rows)
+
     def _uploaded(self, frames: Pixels) -> Tensor:
         """[T, H, W, 3] uint8 -> [1, T, 3, H, W] in [-1, 1], channels last in memory; uint8 crosses to the device."""
-        pixels = torch.from_numpy(frames).to(self._device, non_blocking=True)
+        pixels = self._sent(torch.from_numpy(frames))
         return pixels.permute(0, 3, 1, 2).to(self._dtype).mul_(2.0 / 255.0).sub_(1.0)[None]
 
     def _text_context(self, embedding: Tensor) -> TextContext:
         if self._text_of is None or self._text_of[0] is not embedding:
             self._text_of = (embedding, self._dit.encode_text(embedding.to(self._device, self._dtype)))
         return self._text_of[1]
+
+    def _time_context(self, timestep: int) -> TimeContext:
+        """Kept: later steps are always the same timestep, and the first moves among few with the motion."""
+        if timestep not in self._time_of:
+            if len(self._time_of) >= KEPT_TIMESTEPS:
+                self._time_of.pop(next(iter(self._time_of)))
+            self._time_of[timestep] = self._dit.encode_time(torch.full((1, 1), float(timestep), device=self._device))
+        return self._time_of[timestep]
 
     def _with_feedback(self, latents: Tensor, amount: float) -> Tensor:
         """Mix in the newest clean latent that both schedules have by now: of chunk j once j and its steps are over."""
@@ -282,7 +354,13 @@ class StreamEngine(Engine):
             )
             for seed, weight in item.seeds
         ]
-        return sum(draws[1:], start=draws[0]).to(self._device, non_blocking=True)
+        return self._sent(sum(draws[1:], start=draws[0]))
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        """A host tensor on the device. From pinned memory the copy waits for nothing that a GPU still does."""
+        if self._device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self._device, non_blocking=True)
 
     # The two schedules.
 
@@ -357,14 +435,14 @@ class StreamEngine(Engine):
             [RowWrite(row, item.first_frame, item.newest_frame, item.settings.sink_similarity) for row, item in rows]
         )
         latents = torch.cat([item.latents for _, item in rows])
-        told = [[float(item.timesteps[item.step])] * latents.shape[1] for _, item in rows]
         text = TextContext.stack([item.text for _, item in rows])
-        timesteps = torch.tensor(told).to(self._device, non_blocking=True)
-        x, time_embedding, time6 = self._dit.embed(latents.to(self._dtype), timesteps)
+        told = [self._time_context(item.timesteps[item.step]) for _, item in rows]
+        time = TimeContext.stack(told, latents.shape[1])
+        x = self._dit.embed(latents.to(self._dtype))
         for stage in self._stages.stages:
-            x = self._dit.run_blocks(x, time6, text, past, stage.first_block, stage.end_block)
+            x = self._dit.run_blocks(x, time, text, past, stage.first_block, stage.end_block)
         grid_hw = (latents.shape[-2] // 2, latents.shape[-1] // 2)
-        flow = self._dit.finish(x, time_embedding, grid_hw).float()
+        flow = self._dit.finish(x, time, grid_hw).float()
         for b, (row, item) in enumerate(rows):
             self._advance(item, row, flow[b : b + 1])
         ended = self._clock.mark()

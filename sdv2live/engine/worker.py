@@ -153,7 +153,7 @@ class Worker:
                 self.handle(kind, payload)
             except Exception as error:
                 traceback.print_exc()
-                reason = f"{type(error).__name__}: {one_line(error)}"
+                reason = plain_reason(error)
                 if kind is not Message.SUBMIT:
                     # What the app waits for would never come: only a new process helps.
                     self._die(Message.DEAD, reason)
@@ -162,6 +162,15 @@ class Worker:
     def _die(self, kind: Message, reason: str) -> None:
         self._link.send(kind, reason.encode())
         os._exit(3)
+
+
+def plain_reason(error: Exception) -> str:
+    """Why a chunk failed, in words that help."""
+    from sdv2live.engine.checkpoint import is_memory_full
+
+    if is_memory_full(error):
+        return "its memory is full: close other programs, or start with a smaller --size, fewer --steps or --vae taehv"
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def main() -> None:

@@ -65,6 +65,22 @@ class TextContext:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class TimeContext:
+    """The modulations of a timestep: blocks [layers, B, F, 6, dim], head [B, F, 2, dim]. Made once a timestep."""
+
+    blocks: Tensor
+    head: Tensor
+
+    @staticmethod
+    def stack(rows: list[TimeContext], frames: int) -> TimeContext:
+        """One context for a batch of rows of one frame each, which is then shared by `frames` latent frames."""
+        if len(rows) == 1 and frames == 1:
+            return rows[0]
+        blocks = torch.cat([row.blocks for row in rows], 1).expand(-1, -1, frames, -1, -1)
+        return TimeContext(blocks, torch.cat([row.head for row in rows]).expand(-1, frames, -1, -1))
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the last axis, computed in float32; weight [dim]."""
 
@@ -145,9 +161,9 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, time: Tensor, layer: int, past: SelfAttention, text_kv: tuple[Tensor, Tensor]
     ) -> Tensor:
-        """x [B, N, dim]; time [B, F, 6, dim], shared by the tokens of each latent frame."""
+        """x [B, N, dim]; time [B, F, 6, dim], this block's own, shared by the tokens of each latent frame."""
         tokens = x.shape[1] // time.shape[1]
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation[:, None] + time).unbind(2)
+        shift1, scale1, gate1, shift2, scale2, gate2 = time.unbind(2)
         x = _gated(x, self.self_attn(_modulated(x, shift1, scale1, tokens), layer, past), gate1, tokens)
         x = x + self.cross_attn(self.norm3(x), *text_kv)
         return _gated(x, self.ffn(_modulated(x, shift2, scale2, tokens)), gate2, tokens)
@@ -160,8 +176,8 @@ class Head(nn.Module):
         self.head = nn.Linear(config.dim, 4 * config.out_dim)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """x [B, N, dim], time [B, F, dim] -> [B, N, 4 * out_dim]."""
-        shift, scale = (self.modulation[:, None] + time[:, :, None]).unbind(2)
+        """x [B, N, dim], time [B, F, 2, dim] -> [B, N, 4 * out_dim]."""
+        shift, scale = time.unbind(2)
         return self.head(_modulated(x, shift, scale, x.shape[1] // time.shape[1]))
 
 
@@ -188,37 +204,49 @@ class WanTransformer(nn.Module):
         pairs = [block.cross_attn.text_keys_values(text) for block in self.blocks]  # type: ignore[union-attr, operator]
         return TextContext(tuple(k for k, _ in pairs), tuple(v for _, v in pairs))
 
-    def embed(self, latents: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """latents [B, F, C, h, w], timesteps [B, F] in 0..1000 -> x [B, N, dim], time [B, F, dim], [B, F, 6, dim]."""
+    def encode_time(self, timesteps: Tensor) -> TimeContext:
+        """timesteps [B, F] in 0..1000 -> what every block and the head are modulated by."""
+        dtype = self.patch_embedding.weight.dtype
+        time = self.time_embedding(timestep_embedding(timesteps, self.config.freq_dim).to(dtype))
+        time6 = self.time_projection(time).unflatten(-1, (6, self.config.dim))
+        own = torch.stack([block.modulation for block in self.blocks])  # type: ignore[misc]
+        return TimeContext(own[:, :, None] + time6, self.head.modulation[:, None] + time[:, :, None])
+
+    def embed(self, latents: Tensor) -> Tensor:
+        """latents [B, F, C, h, w] -> x [B, N, dim]."""
         weight = self.patch_embedding.weight
         batch, frames, channels, height, width = latents.shape
         # A patch of (1, 2, 2) at stride (1, 2, 2) is a matrix product of the unfolded patches: no Conv3d kernel needed.
         patches = latents.reshape(batch, frames, channels, height // 2, 2, width // 2, 2)
         patches = patches.permute(0, 1, 3, 5, 2, 4, 6).reshape(batch, -1, channels * 4)
-        x = F.linear(patches.to(weight.dtype), weight.flatten(1), self.patch_embedding.bias)
-        time = self.time_embedding(timestep_embedding(timesteps, self.config.freq_dim).to(weight.dtype))
-        return x, time, self.time_projection(time).unflatten(-1, (6, self.config.dim))
+        return F.linear(patches.to(weight.dtype), weight.flatten(1), self.patch_embedding.bias)
 
     def run_blocks(
-        self, x: Tensor, time6: Tensor, text: TextContext, past: SelfAttention, first: int = 0, end: int | None = None
+        self,
+        x: Tensor,
+        time: TimeContext,
+        text: TextContext,
+        past: SelfAttention,
+        first: int = 0,
+        end: int | None = None,
     ) -> Tensor:
         """Blocks [first, end) over x [B, N, dim]."""
         for layer in range(first, self.config.num_layers if end is None else end):
-            x = self.blocks[layer](x, time6, layer, past, (text.keys[layer], text.values[layer]))
+            x = self.blocks[layer](x, time.blocks[layer], layer, past, (text.keys[layer], text.values[layer]))
         return x
 
-    def finish(self, x: Tensor, time: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+    def finish(self, x: Tensor, time: TimeContext, grid_hw: tuple[int, int]) -> Tensor:
         """tokens [B, N, dim] -> flow [B, F, out_dim, h, w]; inside a patch the channel is the fastest axis."""
-        batch, frames = time.shape[:2]
+        batch, frames = time.head.shape[:2]
         height, width = grid_hw
-        patches = self.head(x, time).reshape(batch, frames, height, width, 2, 2, self.config.out_dim)
+        patches = self.head(x, time.head).reshape(batch, frames, height, width, 2, 2, self.config.out_dim)
         flow = patches.permute(0, 1, 6, 2, 4, 3, 5)
         return flow.reshape(batch, frames, self.config.out_dim, 2 * height, 2 * width)
 
     def forward(self, latents: Tensor, timesteps: Tensor, text: TextContext, past: SelfAttention) -> Tensor:
         """latents [B, F, C, h, w], timesteps [B, F] in 0..1000 -> flow of the same shape, in the weights' dtype."""
-        x, time, time6 = self.embed(latents, timesteps)
-        x = self.run_blocks(x, time6, text, past)
+        time = self.encode_time(timesteps)
+        x = self.run_blocks(self.embed(latents), time, text, past)
         return self.finish(x, time, (latents.shape[-2] // 2, latents.shape[-1] // 2))
 
 

@@ -1,0 +1,147 @@
+"""What a stream must keep for hours: no growth, no drift, no wait for the device, and a failure that costs nothing."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sdv2live.engine import kv_cache
+from sdv2live.engine.base import Chunk, ChunkSettings, EngineTraits
+from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
+from sdv2live.engine.model.wan_vae import WanVAE, WanVaeConfig
+from sdv2live.engine.prompts import PromptMixer
+from sdv2live.engine.stages import StageMap
+from sdv2live.engine.stream import InFlight, StreamEngine
+from sdv2live.engine.text_ahead import Direct
+from sdv2live.engine.wan_codec import WanCodec
+from sdv2live.engine.window import Window
+from tests.engine.toy import CPU, SumCodec, drawn_, run_toy, toy_engine
+from tests.engine.wan_cases import NoWaiting
+
+TINY = WanConfig(dim=24, ffn_dim=24, num_heads=1, num_layers=1, freq_dim=8, text_dim=8, text_len=2)
+SIZE_WH = (32, 16)
+SETTINGS = ChunkSettings(
+    mix=(("one", 1.0),), steps=(800, 400), steps_count=1, noise_max=0.8, noise_min=0.7, noise_mode="fresh"
+)
+
+
+class KeptLatents(SumCodec):
+    """Keeps two numbers of every clean latent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.statistics: list[tuple[float, float]] = []
+
+    def decode(self, latents: Tensor, side: object, prepared: Tensor, state: dict[str, Tensor]) -> Tensor:
+        self.statistics.append((float(latents.mean()), float(latents.std())))
+        return super().decode(latents, side, prepared, state)
+
+
+def tiny_engine(codec: SumCodec) -> StreamEngine:
+    return StreamEngine(
+        traits=EngineTraits("tiny", SIZE_WH, first_chunk_frames=4, chunk_frames=4, defaults={}),
+        dit=drawn_(WanTransformer(TINY)),
+        codec=codec,
+        prompts=PromptMixer(Direct(lambda _: torch.ones(1, 2, 8))),
+        window=Window(6, 3),
+        stages=StageMap.on_one(CPU, 1),
+        dtype=torch.float32,
+    )
+
+
+@pytest.mark.slow
+def test_twenty_thousand_latent_frames() -> None:
+    codec = KeptLatents()
+    engine = tiny_engine(codec)
+    clips = np.random.default_rng(5).integers(0, 256, (16, 4, SIZE_WH[1], SIZE_WH[0], 3), np.uint8)
+    sizes = set()
+    for number in range(20_000):
+        engine.submit(Chunk(number, clips[number % 16]), SETTINGS)
+        (result,) = engine.poll()
+        assert result.is_finite
+        sizes.add((engine.cache_bytes, len(engine._state.clean), len(engine._time_of), engine._epoch))
+    assert len({size[0] for size in sizes}) == 1
+    assert {size[3] for size in sizes} == {0}, "no reset"
+    assert max(size[1] for size in sizes) <= 16 and max(size[2] for size in sizes) <= 32
+    # Windows of the same clips: their means and spreads differ by noise alone, early and late.
+    means, spreads = (np.array(column).reshape(-1, 400) for column in zip(*codec.statistics, strict=True))
+    for column in (means, spreads):
+        windows = column.mean(1)
+        noise = column.std(1).mean() / np.sqrt(column.shape[1])
+        assert np.abs(windows[1:] - windows[1:].mean()).max() < 6 * noise
+        assert abs(windows[-10:].mean() - windows[1:11].mean()) < 4 * noise
+
+
+class NoWaitingBesideFrames(NoWaiting):
+    """Frames come as arrays, which torch lifts; everything else is refused as ever."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.lift_fresh.default and args[0].dtype is torch.uint8:
+            return func(*args)
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+class WaitsAtTheEnd(StreamEngine):
+    """A stream that may read from the device where a chunk is delivered, and nowhere else."""
+
+    guard: NoWaiting
+
+    def _deliver(self, item: InFlight, pixels: Tensor, is_finite: Tensor) -> None:
+        with self.guard.lifted():
+            super()._deliver(item, pixels, is_finite)
+
+
+@pytest.mark.parametrize("schedule", ["latency", "throughput"])
+def test_the_host_waits_for_the_device_at_the_end_of_a_chunk_alone(schedule: str) -> None:
+    """Two steps of a Wan stream at a small size, a prompt change, a sink and feedback included."""
+    dit = WanConfig(dim=24, ffn_dim=24, num_heads=1, num_layers=2, freq_dim=8, text_dim=8, text_len=2)
+    vae = drawn_(WanVAE(WanVaeConfig(base_dim=4)))
+    engine = WaitsAtTheEnd(
+        traits=EngineTraits("tiny", SIZE_WH, first_chunk_frames=5, chunk_frames=4, defaults={}),
+        dit=drawn_(WanTransformer(dit)),
+        codec=WanCodec(vae, vae),
+        prompts=PromptMixer(Direct(lambda text: torch.full((1, 2, 8), float(len(text))))),
+        window=Window(6, 3),
+        stages=StageMap.on_one(CPU, 2),
+        dtype=torch.float32,
+    )
+    steady = replace(SETTINGS, steps_count=2, schedule=schedule, feedback=0.2)
+    engine.guard = NoWaitingBesideFrames()
+    delivered = 0
+    with engine.guard:
+        for number in range(12):
+            settings = replace(steady, mix=((("one", "other")[number >= 7], 1.0),), sink_requests=int(number > 9))
+            frames = np.full((engine.frames_wanted, SIZE_WH[1], SIZE_WH[0], 3), 20 * number, np.uint8)
+            engine.submit(Chunk(number, frames), settings)
+            delivered += len(engine.poll())
+    assert delivered >= 11
+
+
+def test_steps_that_do_not_fit_into_the_memory_leave_the_stream_running(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    two = replace(SETTINGS, steps=(900, 700, 500, 300), steps_count=2)
+    engine = toy_engine(window=Window(6, 3))
+    expected = run_toy(toy_engine(window=Window(6, 3)), [two] * 10)
+    real, made = torch.zeros, 0
+
+    def full_after_two_rows(*shape: object, **options: object) -> Tensor:
+        nonlocal made
+        made += 1
+        if made > 2 * 4:  # keys and values of two layers for each row
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(*shape, **options)
+
+    monkeypatch.setattr(kv_cache.torch, "zeros", full_after_two_rows)
+    with caplog.at_level(logging.ERROR):
+        pictures = run_toy(engine, [two] * 5 + [replace(two, steps_count=4)] * 5)
+    assert all((pictures[n] == expected[n]).all() for n in expected), "it goes on with the steps that it had"
+    assert [record.getMessage() for record in caplog.records] == [
+        "4 denoising steps do not fit into the memory: 2 are taken; close other programs, set it anew"
+    ]
