@@ -170,7 +170,7 @@ class Stream:
             settings_of(self._registry.snapshot()),
         )
         self._next_chunk += 1
-        item.latents = item.latents.clone()  # one that may be changed in place, which torch forbids for the engine's own
+        item.latents = item.latents.clone()  # may be changed in place, which torch forbids for the engine's own
         return item
 
     def denoise(self, item: InFlight) -> InFlight:

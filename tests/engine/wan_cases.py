@@ -1,17 +1,65 @@
-"""Golden cases of kind `wan_vae`: weights, streaming and comparison, as shared by the tests that meet them."""
+"""Shared by the tests of the Wan engines: golden cases of kind `wan_vae`, a weights folder at a small size, a guard
+against waiting for the device."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sdv2live.engine.model.taehv import TAEHV
+from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
 from sdv2live.engine.model.wan_vae import WanVAE, WanVaeConfig
-from tests.engine.toy import drawn_
+from sdv2live.engine.umt5 import UMT5Size
+from sdv2live.engine.weights import random_weights_
+from tests.engine.test_umt5 import original_shapes, write_tokenizer
+from tests.engine.toy import CPU, drawn_
+
+SMALL_DIT = WanConfig(dim=48, ffn_dim=96, num_heads=2, num_layers=2, freq_dim=32, text_dim=24, text_len=16)
+SMALL_VAE = WanVaeConfig(base_dim=8)
+SMALL_TEXT = UMT5Size(vocab_size=48, d_model=24, d_kv=5, d_ff=40, num_layers=2, num_heads=3)
+DIT_FILE = "wan_causal_dmd_v2v/model.pt"
+VAE_FILE, TAEHV_FILE = "Wan2.1_VAE.pth", "taew2_1.pth"
+TEXT_FILE, TOKENIZER = "models_t5_umt5-xxl-enc-bf16.pth", "google/umt5-xxl"
+SIZES_FILE = "sdv2live.json"
+
+
+def write_weights(folder: Path) -> Path:
+    """A Wan engine's folder in the released layout, small, with drawn weights of which every file is whole.
+
+    The sizes stand in sdv2live.json; TAEHV has only one size, and its first grow layer has room for two frames, as
+    the released file's.
+    """
+    (folder / DIT_FILE).parent.mkdir(parents=True)
+    dit = _drawn(WanTransformer(SMALL_DIT), seed=1)
+    torch.save({"generator": {f"model.{name}": tensor for name, tensor in dit.items()}}, folder / DIT_FILE)
+    torch.save(_drawn(WanVAE(SMALL_VAE), seed=2), folder / VAE_FILE)
+    taehv = _drawn(TAEHV(), seed=3, dtype=torch.float16)
+    grow = "decoder.7.conv.weight"
+    taehv[grow] = torch.cat([torch.full_like(taehv[grow], 9.0), taehv[grow]])
+    torch.save(taehv, folder / TAEHV_FILE)
+    generator = torch.Generator().manual_seed(4)
+    shapes = original_shapes(SMALL_TEXT)
+    text = {name: (0.3 * torch.randn(shape, generator=generator)).bfloat16() for name, shape in shapes.items()}
+    torch.save(text, folder / TEXT_FILE)
+    (folder / TOKENIZER).parent.mkdir()
+    write_tokenizer(folder / TOKENIZER)
+    numbers = {"base_dim": SMALL_VAE.base_dim}
+    sizes = {"dit": asdict(SMALL_DIT), "vae": numbers, "text": asdict(SMALL_TEXT)}
+    sizes["dit"] = {name: size for name, size in sizes["dit"].items() if name not in ("in_dim", "out_dim")}
+    (folder / SIZES_FILE).write_text(json.dumps(sizes))
+    return folder
+
+
+def _drawn(network: torch.nn.Module, *, seed: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    return dict(random_weights_(network, seed=seed, dtype=dtype, device=CPU).state_dict())
 
 
 def small_vae(base_dim: int = 8, salt: str = "") -> WanVAE:

@@ -63,6 +63,21 @@ def test_osc_acts_on_the_next_chunk(running: Running, osc: SimpleUDPClient) -> N
         assert abs(scales[formed + 1] - scale) < 1e-6
 
 
+def test_filters_over_osc_act_before_and_after_the_effect(running: Running, osc: SimpleUDPClient) -> None:
+    app, watcher = running
+    osc.send_message("/sdv2live/prompt", "the picture as it is")
+    until(lambda: app.registry.get("prompt.text") == "the picture as it is", "the prompt")
+    until(lambda: float(watcher.newest.mean()) > 40, "a picture of the pattern")
+    osc.send_message("/sdv2live/input/filters", "brightness:-1")
+    until(lambda: float(watcher.newest.mean()) < 25, "a black picture goes to the engine")
+    osc.send_message("/sdv2live/output/filters", "brightness:1")
+    until(lambda: int(watcher.newest.min()) > 200, "the outputs get a white one")
+    osc.send_message("/sdv2live/output/filters", "nonsense:1")
+    osc.send_message("/sdv2live/input/filters", "")
+    osc.send_message("/sdv2live/output/filters", "")
+    until(lambda: 40 < float(watcher.newest.mean()) < 200, "as before")
+
+
 def test_bad_messages_never_stop_the_stream(running: Running, osc: SimpleUDPClient) -> None:
     app, _ = running
     port, before = osc._port, app.registry.get("noise.max")

@@ -129,3 +129,43 @@ def test_ticks_count_on_and_new_frames_have_their_age(stage: Stage) -> None:
     assert ticks == list(range(len(ticks)))
     age = stage.presenter.age_ms.summary()
     assert age["p50"] is not None and 190 < age["p50"] < 260
+
+
+def test_filters_act_on_what_is_shown_and_are_taken_away_again(stage: Stage) -> None:
+    stage.run(1.0, chunk_every_s=0.25)
+    assert stage.run(0.2, chunk_every_s=0.25)[-1] == 200
+    stage.set("output.filters", "brightness:-0.5")
+    darker = stage.run(0.5, chunk_every_s=0.25)[-1]
+    assert darker < 160
+    stage.set("output.wet", 0.5)
+    assert abs(stage.run(0.5, chunk_every_s=0.25)[-1] - (darker + 50) / 2) <= 1, "the camera's half is not filtered"
+    stage.set("output.bypass", 1)
+    assert stage.run(0.2, chunk_every_s=0.25)[-1] == 50
+    stage.set("output.bypass", 0)
+    stage.set("output.wet", 1.0)
+    stage.set("output.filters", "")
+    assert stage.run(0.5, chunk_every_s=0.25)[-1] == 200
+
+
+def test_a_mirrored_effect_is_mixed_with_a_mirrored_camera(stage: Stage) -> None:
+    half = plain(0)
+    half[:, :24] = 240
+    stage.set("output.filters", "mirror")
+    stage.set("output.wet", 0.5)
+    picture = Picture(half, half, 0.0)
+    out = stage.presenter._finished(picture, "mirror", 0.5)
+    assert (out[:, :24] == 0).all() and (out[:, 24:] == 240).all()
+    assert stage.presenter._finished(picture, "mirror", 0.5) is out, "a repeated tick costs nothing"
+
+
+def test_an_enlarged_picture_has_the_outputs_size(stage: Stage) -> None:
+    out = stage.presenter._finished(Picture(plain(200), plain(50), 0.0), "upscale:2", 0.5)
+    assert out.shape == (32, 48, 3) and abs(float(out.mean()) - 125) <= 1
+
+
+def test_a_label_says_that_the_weights_are_drawn() -> None:
+    stage = Stage()
+    stage.presenter._label = "random weights"
+    picture = plain(200)
+    out = stage.presenter._finished(Picture(picture, picture, 0.0), "", 1.0)
+    assert (out != 200).any() and (picture == 200).all(), "on a copy"
