@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -134,11 +133,8 @@ class Engine(ABC):
     traits: EngineTraits
 
     @abstractmethod
-    def warm_up(self, texts: Sequence[str] = ()) -> None:
-        """Run everything once, so that the first real chunk is not the slow one; leaves a fresh epoch.
-
-        texts: prompts to have ready. Raises UserError for one that cannot be encoded.
-        """
+    def warm_up(self) -> None:
+        """Run everything once, so that the first real chunk is not the slow one; leaves a fresh epoch."""
 
     @property
     @abstractmethod

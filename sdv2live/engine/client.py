@@ -40,12 +40,13 @@ from sdv2live.frames import Pixels
 
 log = logging.getLogger(__name__)
 
-START_LIMIT_S = 180.0
+START_LIMIT_S = 180.0  # for each stage of the start: a large file on a slow disk takes its time
 PING_PERIOD_S = 0.5
 PINGS_UNANSWERED_LIMIT = 10
 LONGEST_COUNTED_GAP_S = 0.5
 MIN_CHUNK_LIMIT_S = 2.0
 FIRST_CHUNK_LIMIT_S = 15.0  # until it is known how long chunks take here: a loaded machine starts slowly
+FIRST_CHUNK_WARM_UPS = 5.0  # or so many times what the warm-up took, for a large engine on a slow device
 KNOWN_CHUNKS = 4
 CHUNK_LIMIT_MEDIANS = 10.0
 CHUNK_LIMIT_LONGEST = 3.0  # a machine under load has chunks of very different length
@@ -93,6 +94,7 @@ class EngineClient(Engine):
         self._reader = threading.Thread(target=self._read, name="engine messages", daemon=True)
         self._started_s = self._last_watch_s = clock.now_s()
         self._last_ping_s = 0.0
+        self._first_limit_s = FIRST_CHUNK_LIMIT_S
         self._pings_unanswered = 0
         self._not_taken: set[int] = set()
         self._silent_s = 0.0
@@ -140,7 +142,7 @@ class EngineClient(Engine):
         """Whether a chunk handed over now would start at once."""
         return self.can_submit and not self._not_taken
 
-    def warm_up(self, texts: Sequence[str] = ()) -> None:
+    def warm_up(self) -> None:
         """Nothing to do: the child warms up before it says that it is ready."""
 
     def input_buffer(self) -> Pixels:
@@ -249,9 +251,11 @@ class EngineClient(Engine):
         match kind:
             case Message.STAGE:
                 self.stage = payload.decode()
+                self._started_s = self._clock.now_s()
             case Message.READY:
                 ready = json.loads(payload)
                 self.epoch, self.device = ready["epoch"], ready["device"]
+                self._first_limit_s = max(FIRST_CHUNK_LIMIT_S, FIRST_CHUNK_WARM_UPS * ready["warm_up_s"])
                 self.is_ready, self.stage = True, "ready"
             case Message.RESULT:
                 self._take_result(Result.unpack(payload))
@@ -307,11 +311,11 @@ class EngineClient(Engine):
         gap_s, self._last_watch_s = min(now_s - self._last_watch_s, LONGEST_COUNTED_GAP_S), now_s
         if not self.is_ready:
             if now_s - self._started_s > START_LIMIT_S:
-                self._death = self._death or f"it did not start within {START_LIMIT_S:.0f} s"
+                self._death = self._death or f"it was {self.stage} for {START_LIMIT_S:.0f} s"
         else:
             is_awaited = self._not_taken or self._resets_unanswered or self._flushes_unanswered
             self._silent_s += gap_s if is_awaited else 0.0
-            limit_s = FIRST_CHUNK_LIMIT_S
+            limit_s = self._first_limit_s
             if len(self._chunk_times_s) >= KNOWN_CHUNKS:
                 usual_s = CHUNK_LIMIT_MEDIANS * statistics.median(self._chunk_times_s)
                 limit_s = max(MIN_CHUNK_LIMIT_S, usual_s, CHUNK_LIMIT_LONGEST * max(self._chunk_times_s))

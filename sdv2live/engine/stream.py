@@ -125,8 +125,12 @@ class StreamEngine(Engine):
         self._schedule = "latency"
         self._state = self._new_state()
 
-    def warm_up(self, texts: Sequence[str] = ()) -> None:
-        """Two chunks of grey with a prompt of zeros: the opening and one more. Then `texts` are encoded."""
+    def prepare(self, texts: Sequence[str]) -> None:
+        """Have these prompts encoded. Blocks; raises UserError for one that cannot be."""
+        self._prompts.encode(texts)
+
+    def warm_up(self) -> None:
+        """Two chunks of grey with a prompt of zeros: the opening and one more."""
         width, height = self.traits.size_wh
         config, prompts = self._dit.config, self._prompts
         self._prompts = PromptMixer(Direct(lambda _: torch.zeros(1, config.text_len, config.text_dim)))
@@ -137,7 +141,6 @@ class StreamEngine(Engine):
                 self.poll()
         finally:
             self._prompts = prompts
-        self._prompts.encode(texts)
         self.reset()
 
     @property

@@ -13,6 +13,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 from typing import IO
@@ -88,13 +89,20 @@ class Worker:
         say("loading weights")
         engine = build_engine(spec, Path(fields["assets"]), first_epoch=fields["epoch"], say=say)
         say("warming up")
-        engine.warm_up(fields["texts"])
+        started_s = time.monotonic()
+        engine.warm_up()
+        warm_up_s = time.monotonic() - started_s
+        say("encoding the prompt")
+        engine.prepare(fields["texts"])
         self._frames = SharedFrames(
             attach_memory(MemoryHandle(**fields["memory"])), size_wh=spec.size_wh, frames=engine.traits.largest_chunk
         )
         epoch = engine.reset()
         self._engine = engine
-        self._link.send(Message.READY, to_json({"epoch": epoch, "device": device_name(choose_device(spec.device))}))
+        self._link.send(
+            Message.READY,
+            to_json({"epoch": epoch, "device": device_name(choose_device(spec.device)), "warm_up_s": warm_up_s}),
+        )
 
     def handle(self, kind: Message, payload: bytes) -> None:
         engine = self._engine

@@ -51,9 +51,9 @@ def write_weights(folder: Path) -> Path:
     torch.save(text, folder / TEXT_FILE)
     (folder / TOKENIZER).parent.mkdir()
     write_tokenizer(folder / TOKENIZER)
-    numbers = {"base_dim": SMALL_VAE.base_dim}
-    sizes = {"dit": asdict(SMALL_DIT), "vae": numbers, "text": asdict(SMALL_TEXT)}
-    sizes["dit"] = {name: size for name, size in sizes["dit"].items() if name not in ("in_dim", "out_dim")}
+    fixed = ("in_dim", "out_dim")
+    dit_sizes = {name: size for name, size in asdict(SMALL_DIT).items() if name not in fixed}
+    sizes = {"dit": dit_sizes, "vae": {"base_dim": SMALL_VAE.base_dim}, "text": asdict(SMALL_TEXT)}
     (folder / SIZES_FILE).write_text(json.dumps(sizes))
     return folder
 
