@@ -11,12 +11,13 @@ import logging
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,11 +25,13 @@ from torch.utils._pytree import tree_leaves
 
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.catalogue import traits_of, window_of
-from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
+from sdv2live.engine.model.attention import SelfAttention
+from sdv2live.engine.model.wan_transformer import TextContext, TimeContext, WanConfig, WanTransformer
 from sdv2live.engine.model.wan_vae import WanVaeConfig
 from sdv2live.engine.prompts import PromptMixer
+from sdv2live.engine.reference_profile import cache_of
 from sdv2live.engine.stages import StageMap
-from sdv2live.engine.stream import InFlight, StreamEngine
+from sdv2live.engine.stream import KEPT_TIMESTEPS, InFlight, StreamEngine
 from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.wan_codec import VAE_MODES, WanCodec, empty_networks, state_bytes
 from sdv2live.errors import UserError
@@ -55,35 +58,32 @@ class Footprint:
 
 
 def count_memory(spec: EngineSpec, dit: WanConfig, vae: WanVaeConfig, *, dtype: torch.dtype) -> Footprint:
-    """What the Wan engine of `spec` takes in `dtype`; the text encoder is not part of it: it goes before the stream."""
+    """What the Wan engine of `spec` takes in `dtype`; the text encoder is not part of it: it goes before the stream.
+
+    Counted at its fullest: the window full, a chunk on every row of a stream batch, each with a prompt of its own.
+    """
     meta = torch.device("meta")
     mode = VAE_MODES[spec.vae]
     with meta:
-        network = WanTransformer(dit).to(dtype)
+        network = _Alike(dit).to(dtype).requires_grad_(False)
     codecs = [codec.to(dtype) for codec in empty_networks(mode, vae)]
-    parameters = [each for module in dict.fromkeys((network, *codecs)) for each in module.parameters()]
-    weights = sum(each.numel() * each.element_size() for each in parameters)
-    width, height = spec.size_wh
-    settings = ChunkSettings(
-        steps=tuple(range(900, 900 - 90 * spec.steps_count, -90)), steps_count=spec.steps_count, schedule="throughput"
-    )
-    with Alive(kept=parameters) as alive:
+    modules = dict.fromkeys((network, *codecs))
+    weights = sum(each.numel() * each.element_size() for module in modules for each in module.state_dict().values())
+    with Alive(kept=[each for module in modules for each in module.parameters()]) as alive:
         engine = _Unread(
             traits=traits_of(spec),
-            dit=network.requires_grad_(False),
+            dit=network,
             codec=WanCodec(*codecs, normalise=spec.normalises_latents),
-            prompts=PromptMixer(Direct(lambda _: torch.empty(1, dit.text_len, dit.text_dim, device="meta"))),
+            prompts=PromptMixer(Direct(lambda _: torch.empty(1, dit.text_len, dit.text_dim))),
             window=window_of(spec),
             stages=StageMap.on_one(meta, dit.num_layers),
             dtype=dtype,
+            new_cache=cache_of(spec.profile),
         )
-        for number in range(2):
-            frames = np.zeros((engine.frames_wanted, height, width, 3), np.uint8)
-            engine.submit(Chunk(number, frames), settings)
-            engine.poll()
+        engine.run_fully(spec.steps_count)
     codec_bytes = state_bytes(mode, spec.size_wh, encoder_dtype=dtype, decoder_dtype=dtype, config=vae)
     caches = engine.cache_bytes + codec_bytes
-    return Footprint(weights, caches, max(0, alive.most_bytes - weights - caches))
+    return Footprint(weights, caches, max(0, alive.most_bytes - alive.kept_bytes - caches))
 
 
 def check_memory(
@@ -102,7 +102,8 @@ def check_memory(
     log.info("memory: %s takes %.1f GB, %.1f GB are free", spec.name, needed / _GB, free / _GB)
     if needed <= room:
         return
-    fits = [words for words, candidate in smaller_specs(spec) if need(candidate) <= room][:2]
+    fitting = (words for words, candidate in smaller_specs(spec) if need(candidate) <= room)
+    fits = list(islice(fitting, 2))
     advice = " or ".join(fits) + " would fit" if fits else "nothing smaller of it fits: take a smaller engine"
     width, height = spec.size_wh
     raise UserError(
@@ -143,31 +144,72 @@ def free_bytes(device: torch.device) -> int | None:
     return None
 
 
+class _Alike(WanTransformer):
+    """A DiT whose blocks are one and the same, of which two run: the others would do it all over in the same memory."""
+
+    def __init__(self, config: WanConfig) -> None:
+        super().__init__(replace(config, num_layers=1))
+        self.config = config
+        self.blocks = nn.ModuleList([self.blocks[0]] * config.num_layers)
+
+    def run_blocks(
+        self,
+        x: Tensor,
+        time: TimeContext,
+        text: TextContext,
+        past: SelfAttention,
+        first: int = 0,
+        end: int | None = None,
+    ) -> Tensor:
+        end = self.config.num_layers if end is None else end
+        return super().run_blocks(x, time, text, past, first, min(end, first + 2))
+
+
 class _Unread(StreamEngine):
     """The engine without the end of a chunk, where the host would read numbers that are not there."""
+
+    def run_fully(self, steps: int) -> None:
+        """As many chunks as lead to the most that is ever kept."""
+        listed = tuple(range(900, 900 - 90 * steps, -90))
+        settings = ChunkSettings(steps=listed, steps_count=steps, schedule="throughput")
+        self._run_chunk(replace(settings, mix=(("of the epoch before", 1.0),)))
+        for timestep in range(KEPT_TIMESTEPS):
+            self._time_context(timestep)
+        self.reset()
+        for number in range(1 + steps):
+            self._run_chunk(replace(settings, mix=((str(number), 1.0),)))
+            self._state.latent_frames = max(self._state.latent_frames, self._window.capacity)
+
+    def _run_chunk(self, settings: ChunkSettings) -> None:
+        width, height = self.traits.size_wh
+        self.submit(Chunk(0, np.zeros((self.frames_wanted, height, width, 3), np.uint8)), settings)
+        self.poll()
 
     def _deliver(self, item: InFlight, pixels: Tensor, is_finite: Tensor) -> None:
         pass
 
 
 class Alive(ExitStack):
-    """Counts the bytes of tensors made within the block while they live; most_bytes: the most at once.
+    """Counts the bytes of tensors of `device` made within the block while they live; most_bytes: the most at once.
 
-    kept: tensors that are there already and stay; they count throughout.
+    kept: tensors that are there already and stay; they count throughout. is_fused: attention and norms are counted as
+    kernels do them, and give no numbers.
     """
 
-    def __init__(self, kept: Iterable[Tensor]) -> None:
+    def __init__(self, kept: Iterable[Tensor], *, device: str = "meta", is_fused: bool = True) -> None:
         super().__init__()
         storages = {storage._cdata: storage for storage in (tensor.untyped_storage() for tensor in kept)}
         self._kept = storages  # alive for as long as this is, so that no address is used twice
-        self._kept_bytes = sum(storage.nbytes() for storage in storages.values())
-        self.most_bytes = self._at_most = self._kept_bytes
+        self.kept_bytes = sum(storage.nbytes() for storage in storages.values())
+        self.most_bytes = self._at_most = self.kept_bytes
         self._made: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._device, self._is_fused = device, is_fused
 
     def __enter__(self) -> Alive:
         super().__enter__()
-        self.enter_context(_FlashAttention())
-        self.enter_context(_Watch(self._note))
+        if self._is_fused:
+            self.enter_context(_Fused())
+        self.enter_context(_Watch(self._note, self._device))
         return self
 
     def _note(self, tensor: Tensor) -> None:
@@ -179,7 +221,7 @@ class Alive(ExitStack):
         self._at_most += storage.nbytes()
         if self._at_most > self.most_bytes:  # only then does it matter what has gone meanwhile
             self._made = {key: known for key, known in self._made.items() if not _is_gone(known[0])}
-            self._at_most = self._kept_bytes + sum(size for _, size in self._made.values())
+            self._at_most = self.kept_bytes + sum(size for _, size in self._made.values())
             self.most_bytes = max(self.most_bytes, self._at_most)
 
 
@@ -188,22 +230,22 @@ def _is_gone(ref: StorageWeakRef) -> bool:
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, note: Callable[[Tensor], None]) -> None:
+    def __init__(self, note: Callable[[Tensor], None], device: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._note = note
+        self._note, self._device = note, device
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(made):
-            if isinstance(leaf, Tensor) and leaf.device.type == "meta":
+            if isinstance(leaf, Tensor) and leaf.device.type == self._device:
                 self._note(leaf)
         return made
 
 
-class _FlashAttention(TorchFunctionMode):
-    """Attention as a GPU's kernels do it, without the matrix of scores that the meta device would count."""
+class _Fused(TorchFunctionMode):
+    """Attention and RMS norm as kernels do them in one piece, without what the meta device would make on the way."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.nn.functional.scaled_dot_product_attention:
+        if func in (torch.nn.functional.scaled_dot_product_attention, torch.nn.functional.rms_norm):
             return torch.empty_like(args[0])
         return func(*args, **(kwargs or {}))

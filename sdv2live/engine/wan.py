@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Callable, Mapping, Set
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from sdv2live.engine.base import EngineSpec
 from sdv2live.engine.catalogue import traits_of, window_of
+from sdv2live.engine.checkpoint import NotEnoughMemory, is_memory_full
 from sdv2live.engine.embedding_cache import EmbeddingCache
 from sdv2live.engine.memory import check_memory
 from sdv2live.engine.model.taehv import TAEHV, patched_state_dict
@@ -47,7 +49,7 @@ def build_wan(spec: EngineSpec, *, first_epoch: int = 0, say: Say = log.info) ->
 
     Raises UserError for files that are missing or do not fit, and for an engine that is larger than the memory.
     """
-    folder = Path(spec.weights).expanduser() if spec.weights else models_dir() / spec.name
+    folder = _folder(spec)
     if spec.random_weights:
         folder_of_sizes = folder if spec.weights else None
         files = None
@@ -55,27 +57,56 @@ def build_wan(spec: EngineSpec, *, first_epoch: int = 0, say: Say = log.info) ->
         folder_of_sizes = folder
         files = find_files(spec.name, folder, spec.vae)
     sizes = sizes_of(spec.name, folder_of_sizes)
+    if files is not None and sizes.text.d_model != sizes.dit.text_dim:
+        raise UserError(
+            f"the text encoder {files.text} gives {sizes.text.d_model} values a token and the transformer {files.dit} "
+            f"takes {sizes.dit.text_dim}: they do not belong together; give a folder with files of one model."
+        )
     device = choose_device(spec.device)
     dtype = choose_dtype(spec.precision, device)
     check_memory(spec, sizes.dit, sizes.vae, device=device, dtype=dtype)
 
-    say("loading the transformer")
-    with torch.device("meta"):
-        dit = WanTransformer(sizes.dit)
-    fill(dit, files.dit if files else None, dtype=dtype, device=device)
-    say("loading the autoencoder")
-    codec = _codec(spec, sizes.vae, files, dtype=dtype, device=device)
-    return StreamEngine(
-        traits=traits_of(spec),
-        dit=dit,
-        codec=codec,
-        prompts=PromptMixer(_texts(files, sizes.text, sizes.dit, device=device), waits=spec.waits_for_text),
-        window=window_of(spec),
-        stages=StageMap.on_one(device, sizes.dit.num_layers),
-        dtype=dtype,
-        first_epoch=first_epoch,
-        new_cache=cache_of(spec.profile),
-    )
+    with ExitStack() as stack:
+        try:
+            say("loading the transformer")
+            with torch.device("meta"):
+                dit = WanTransformer(sizes.dit)
+            fill(dit, files.dit if files else None, dtype=dtype, device=device)
+            say("loading the autoencoder")
+            codec = _codec(spec, sizes.vae, files, dtype=dtype, device=device)
+            texts = _texts(files, sizes.text, sizes.dit, device=device)
+            stack.callback(texts.close)
+            engine = StreamEngine(
+                traits=traits_of(spec),
+                dit=dit,
+                codec=codec,
+                prompts=PromptMixer(texts, waits=spec.waits_for_text),
+                window=window_of(spec),
+                stages=StageMap.on_one(device, sizes.dit.num_layers),
+                dtype=dtype,
+                first_epoch=first_epoch,
+                new_cache=cache_of(spec.profile),
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not is_memory_full(error):
+                raise
+            width, height = spec.size_wh
+            raise NotEnoughMemory(
+                f"{spec.name} at {width}x{height} does not fit into the memory of {device} beside what is there: close "
+                "other programs, or take a smaller --size, --vae taehv or a smaller engine."
+            ) from None
+        stack.pop_all()  # the engine closes it from now on
+    return engine
+
+
+def _folder(spec: EngineSpec) -> Path:
+    """Where the files of the engine are to be."""
+    if not spec.weights:
+        return models_dir() / spec.name
+    try:
+        return Path(spec.weights).expanduser()
+    except RuntimeError:
+        raise UserError(f"--weights {spec.weights} names the folder of a user who is not known here.") from None
 
 
 def fill(
@@ -120,11 +151,6 @@ def _half_of(tensors: Mapping[str, Tensor], *, unused: Set[str], is_taehv: bool)
 def _texts(files: WanFiles | None, size: UMT5Size, dit: WanConfig, *, device: torch.device) -> Texts:
     if files is None:
         return Direct(lambda text: _drawn_embedding(text, dit))
-    if size.d_model != dit.text_dim:
-        raise UserError(
-            f"the text encoder {files.text} gives {size.d_model} values a token and the transformer {files.dit} takes "
-            f"{dit.text_dim}: they do not belong together."
-        )
     encoder = UMT5Encoder(files.text, files.tokenizer, device=device, size=size, text_len=dit.text_len)
     cache = EmbeddingCache(cache_dir() / "embeddings", encoder.fingerprint(), clean=clean_text)
     return TextAhead(lambda text: encoder.encode([text])[0], cache=cache)

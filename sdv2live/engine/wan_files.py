@@ -7,8 +7,7 @@ sizes than the released ones, for networks of one's own: {"dit": {...}, "vae": {
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,10 +18,14 @@ from sdv2live.errors import UserError, one_line
 
 SIZES_FILE = "sdv2live.json"
 LARGEST_SIZES_BYTES = 65_536
+PARTS = ("dit", "vae", "text")
+MOST_LAYERS, LARGEST_SIZE = 256, 1 << 20  # beyond any network, and short of what would take for ever to lay out
+SMALLEST_HEAD = 6  # channels: a pair for each axis of the positions
 
 _INSIDE = (".", "wan_models/Wan2.1-T2V-1.3B", "wan_models/Wan2.1-T2V-14B", "ckpts")
 _DIT_FOLDER = {"wan-1.3b": "wan_causal_dmd_v2v", "wan-14b": "wan_causal_dmd_v2v_14b"}
 _RELEASED = {"wan-1.3b": WAN_1_3B, "wan-14b": WAN_14B}
+_DIT = ("model.safetensors.index.json", "model.safetensors", "model.pt")
 _VAE = ("Wan2.1_VAE.safetensors", "Wan2.1_VAE.pth")
 _TAEHV = ("taew2_1.safetensors", "taew2_1.pth")
 _TEXT = (
@@ -31,6 +34,8 @@ _TEXT = (
     "text_encoder",
 )
 _TOKENIZER = ("google/umt5-xxl", "tokenizer")
+_LAYERS = ("num_layers", "res_blocks")
+_FIXED = ("in_dim", "out_dim", "z_dim")  # latents have sixteen channels: their mean and deviation are known
 
 Size = TypeVar("Size", WanConfig, WanVaeConfig, UMT5Size)
 
@@ -56,43 +61,51 @@ class WanFiles:
 
 
 def find_files(engine: str, folder: Path, vae: str) -> WanFiles:
-    """Where each file lies. Raises UserError naming the first that is missing."""
+    """Where each file lies. Raises UserError naming the first that is missing, by its released name."""
     if not folder.is_dir():
+        why = "is a file" if folder.is_file() else "does not exist"
         raise UserError(
-            f"the weights of {engine} are not here: the folder {folder} does not exist; give one with --weights, or "
+            f"the weights of {engine} are not here: the folder {folder} {why}; give one with --weights, or try "
+            "--random-weights."
+        )
+
+    def find(what: str, names: tuple[str, ...], *, released: str) -> Path:
+        for inside in _INSIDE:
+            for name in names:
+                if (path := folder / inside / name).exists():
+                    return path
+        raise UserError(
+            f"{what} of {engine} is not in {folder}: put {released} there, give another folder with --weights, or "
             "try --random-weights."
         )
-    dit = [f"{_DIT_FOLDER[engine]}/model.{ending}" for ending in ("safetensors", "pt")]
-    dit += ["model.safetensors.index.json", "model.safetensors", "model.pt"]
+
+    dit = tuple(f"{_DIT_FOLDER[engine]}/model.{ending}" for ending in ("safetensors", "pt"))
     return WanFiles(
-        dit=_find(engine, folder, "the transformer", dit),
-        vae=_find(engine, folder, "the Wan VAE", _VAE) if vae != "taehv" else None,
-        taehv=_find(engine, folder, "TAEHV", _TAEHV) if vae != "wan" else None,
-        text=_find(engine, folder, "the text encoder", _TEXT),
-        tokenizer=_find(engine, folder, "the tokenizer", _TOKENIZER),
+        dit=find("the transformer", (*dit, *_DIT), released=dit[-1]),
+        vae=find("the Wan VAE", _VAE, released=_VAE[-1]) if vae != "taehv" else None,
+        taehv=find("TAEHV", _TAEHV, released=_TAEHV[-1]) if vae != "wan" else None,
+        text=find("the text encoder", _TEXT, released=_TEXT[1]),
+        tokenizer=find("the tokenizer", _TOKENIZER, released=f"{_TOKENIZER[0]}/tokenizer.json"),
     )
 
 
 def sizes_of(engine: str, folder: Path | None) -> WanSizes:
     """The released sizes of an engine, or what `sdv2live.json` in the folder says instead. Raises UserError."""
     given = _read_sizes(folder / SIZES_FILE) if folder is not None else {}
-    return WanSizes(
+    sizes = WanSizes(
         dit=_sized(_RELEASED[engine], given.get("dit", {}), folder),
         vae=_sized(WanVaeConfig(), given.get("vae", {}), folder),
         text=_sized(UMT5_XXL, given.get("text", {}), folder),
     )
-
-
-def _find(engine: str, folder: Path, what: str, names: Iterable[str]) -> Path:
-    names = tuple(names)
-    for inside in _INSIDE:
-        for name in names:
-            if (path := folder / inside / name).exists():
-                return path
-    raise UserError(
-        f"{what} of {engine} is not in {folder}: put {names[-1]} there, give another folder with --weights, or try "
-        "--random-weights."
-    )
+    dit = sizes.dit
+    if dit.dim % dit.num_heads or dit.head_dim % 2 or dit.head_dim < SMALLEST_HEAD:
+        raise UserError(
+            f"{SIZES_FILE} in {folder} says 'dim' is {dit.dim} and 'num_heads' is {dit.num_heads}: a head has an even "
+            f"number of channels, {SMALLEST_HEAD} or more."
+        )
+    if dit.freq_dim % 2:
+        raise UserError(f"{SIZES_FILE} in {folder} says 'freq_dim' is {dit.freq_dim}: it has to be an even number.")
+    return sizes
 
 
 def _read_sizes(path: Path) -> dict[str, Any]:
@@ -104,17 +117,22 @@ def _read_sizes(path: Path) -> dict[str, Any]:
         sizes = json.loads(path.read_text("utf-8"))
         if not isinstance(sizes, dict) or not all(isinstance(part, dict) for part in sizes.values()):
             raise ValueError("it is no object of objects")
-    except (OSError, ValueError) as error:
+        if unknown := sorted(sizes.keys() - set(PARTS)):
+            raise ValueError(f"it has {unknown[0][:40]!r}, and its parts are {', '.join(PARTS)}")
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be used ({one_line(error)}): mend it, or take it away.") from error
     return sizes
 
 
 def _sized(released: Size, given: dict[str, Any], folder: Path | None) -> Size:
-    known = {field.name: getattr(released, field.name) for field in fields(released)}
+    """The released sizes with the given ones in their place; only numbers can be given."""
+    sizes = {field.name: getattr(released, field.name) for field in fields(released) if field.name not in _FIXED}
+    known = {name: size for name, size in sizes.items() if isinstance(size, int | float)}
     for name, value in given.items():
-        if name not in known or type(value) is not type(known[name]) or not 0 < value < 2**20:
+        most = MOST_LAYERS if name in _LAYERS else LARGEST_SIZE
+        if name not in known or type(value) is not type(known[name]) or not 0 < value <= most:
             raise UserError(
                 f"{SIZES_FILE} in {folder} says {name[:40]!r} is {str(value)[:40]}: the sizes there are "
-                f"{', '.join(known)}, each a number above 0."
+                f"{', '.join(known)}, each a number above 0 and up to {LARGEST_SIZE} (layers {MOST_LAYERS})."
             )
-    return type(released)(**{**known, **given})
+    return replace(released, **given)

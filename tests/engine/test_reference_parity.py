@@ -24,7 +24,7 @@ from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
 from sdv2live.engine.noise import MotionController, largest_change
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.reference_profile import ReferenceKVCache
-from sdv2live.engine.schedule import first_timestep, flow_sigmas
+from sdv2live.engine.schedule import SMALLEST_FIRST, SMALLEST_GAP, first_timestep, flow_sigmas
 from sdv2live.engine.stages import StageMap, reference_split
 from sdv2live.engine.stream import NO_CHUNK, InFlight, StreamEngine
 from sdv2live.engine.text_ahead import Direct
@@ -68,9 +68,23 @@ class GivenLatents:
 
 
 class InjectedDraws(StreamEngine):
-    """Noise from the case: the latents come noised, re-noising uses the reference's draws in the reference's order."""
+    """Noise and timesteps from the case: latents come noised, and each draw is the reference's, in its order."""
 
     draws: dict[str, Tensor]
+    opening: tuple[int, ...]
+    later: tuple[int, ...]
+
+    def _enter(self, chunk: Chunk, settings: ChunkSettings) -> InFlight:
+        """The reference visits its list as it stands; ours keeps steps apart, which is the same unless they are close
+        (contract.md)."""
+        item = super()._enter(chunk, settings)
+        wanted = self.later if item.number else self.opening
+        are_apart = all(before - after >= SMALLEST_GAP for before, after in itertools.pairwise(wanted))
+        if are_apart and wanted[-1] >= SMALLEST_FIRST:
+            assert item.timesteps == wanted
+        item.timesteps = wanted
+        self._state.rows = len(wanted)
+        return item
 
     def _eps(self, item: InFlight, *, step: int) -> Tensor:
         if step == 0 and item.chunk_id != NO_CHUNK:
@@ -109,10 +123,11 @@ def run_stream(spec: dict, tensors: dict[str, Tensor], schedule: str) -> None:
     )
     engine.draws = tensors
     steps = tuple(spec["denoising_steps"])
-    opening = (steps[0] + 100) / 1000
-    later = ((spec["first_timestep"] or steps[0]) + 100) / 1000
+    engine.opening = steps
+    engine.later = (spec["first_timestep"] or steps[0], *steps[1:])
     for chunk in range(spec["chunks"] + 1):
-        scale = later if chunk else opening
+        # Half a step over, so that no rounding brings it under the timestep that is meant.
+        scale = ((engine.later if chunk else engine.opening)[0] + 100.5) / 1000
         settings = ChunkSettings(
             steps=steps,
             steps_count=len(steps),
