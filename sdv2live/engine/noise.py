@@ -56,7 +56,10 @@ class MotionController:
         """(noise scale, motion m) of the next chunk."""
         motion = min(max(change / sensitivity, 0.0), 1.0)
         before = maximum if self._previous_scale is None else self._previous_scale
-        scale = smoothing * (maximum - (maximum - minimum) * motion) + (1.0 - smoothing) * before
+        # In the reference's order, with its 0.1 where ours is a difference: in a picture that stands still its timestep
+        # hangs on the last bit of s (int(1000 s) is 799 until s has come all the way back to 0.8).
+        span, rest = round(maximum - minimum, 12), round(1.0 - smoothing, 12)
+        scale = (maximum - span * motion) * smoothing + before * rest
         self._previous_scale = scale
         return scale, motion
 

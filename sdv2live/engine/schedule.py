@@ -35,8 +35,7 @@ def sigma_of(timestep: float) -> float:
 
 def first_timestep(noise_scale: float, offset: int) -> int:
     """What the network is told for a source with `noise_scale` (a sigma) on it: int(1000 s) + offset, at least 50."""
-    # The nudge keeps 0.29 * 1000 = 289.99... from becoming 289: the reference's own values are not touched by it.
-    return max(int(1000 * noise_scale + 1e-9) + offset, SMALLEST_FIRST)
+    return max(int(1000 * noise_scale) + offset, SMALLEST_FIRST)
 
 
 def chunk_timesteps(steps: Sequence[int], count: int, *, noise_scale: float, offset: int) -> tuple[int, ...]:

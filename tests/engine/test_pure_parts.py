@@ -23,7 +23,7 @@ REFERENCE_LIST = (700, 500, 400, 200)
 def test_timesteps_are_the_reference_s_in_its_range() -> None:
     for scale in np.linspace(0.7, 0.8, 21):
         steps = chunk_timesteps(REFERENCE_LIST, 4, noise_scale=float(scale), offset=-100)
-        assert steps == (int(1000 * scale + 1e-9) - 100, 500, 400, 200)
+        assert steps == (int(1000 * scale) - 100, 500, 400, 200)
     assert opening_timesteps(REFERENCE_LIST, 4) == REFERENCE_LIST
     assert opening_timesteps((120, 110, 40), 3) == (120, 70)
 
@@ -32,7 +32,7 @@ def test_below_that_range_noise_never_rises_again() -> None:
     for scale in np.linspace(0.05, 1.0, 96):
         for offset in (-100, 0):
             steps = chunk_timesteps(REFERENCE_LIST, 4, noise_scale=float(scale), offset=offset)
-            assert steps[0] == max(int(1000 * scale + 1e-9) + offset, 50)
+            assert steps[0] == max(int(1000 * scale) + offset, 50)
             assert all(a - b >= 50 for a, b in itertools.pairwise(steps)) and min(steps) >= 25
     assert chunk_timesteps(REFERENCE_LIST, 4, noise_scale=0.1, offset=0) == (100, 50)
     assert first_timestep(0.29, 0) == 290
