@@ -9,6 +9,7 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 
 from sdv2live.clock import Clock
 from sdv2live.errors import UserError, one_line
@@ -25,6 +26,8 @@ class Output(ABC):
 
     name: str
     always_on: bool = False  # watched by other programs: it gets a card where there is no picture yet
+    takes_any_size: bool = False  # otherwise it is closed and opened again where the pictures' size changes
+    path: Path | None = None  # the file that it writes
 
     @abstractmethod
     def open(self, size_wh: tuple[int, int], rate_fps: int) -> None:
@@ -45,20 +48,21 @@ class Output(ABC):
 
 @dataclass(frozen=True, slots=True)
 class OutputStatus:
-    """state: opening, running, failed or closed; reason is the sentence behind `failed`."""
+    """state: opening, running, failed or closed; reason is the sentence behind `failed`. path: of a file."""
 
     name: str
     state: str
     reason: str
     written: int
     skipped: int
+    path: Path | None = None
 
 
 class OutputThread:
     """Runs one Output: newest picture wins, a failure is reported and the output reopened.
 
-    The first `open` happens in `start()`, on the caller's thread, before this one runs; all that follows
-    happens on this thread.
+    The first `open` of one that is required happens in `start()`, on the caller's thread, before this one runs; all
+    else happens on this thread.
     """
 
     def __init__(self, output: Output, *, size_wh: tuple[int, int], rate_fps: int, clock: Clock) -> None:
@@ -71,20 +75,17 @@ class OutputThread:
         self._state, self._reason = "opening", ""
         self._written = 0
         self._failures_in_row = 0
-        self._first_failure: UserError | None = None
         self._thread = threading.Thread(target=self._run, name=f"output {output.name}", daemon=True)
 
     def start(self, *, is_required: bool = True) -> None:
-        """Open the output and feed it. Raises its UserError, or, where it is not required, keeps trying."""
-        try:
-            self.output.open(self._size_wh, self._rate_fps)
-        except UserError as error:
-            if is_required:
-                raise
-            self._first_failure = error
-        else:
-            self._state = "running"
+        """Open the output and feed it. Raises its UserError; one that is not required never waits and keeps trying."""
+        if is_required:
+            self._open()
         self._thread.start()
+
+    def _open(self) -> None:
+        self.output.open(self._size_wh, self._rate_fps)
+        self._state, self._reason = "running", ""
 
     def offer(self, pixels: Pixels, tick: int) -> None:
         """Hand over one picture; never blocks. A picture not yet written is replaced and counted skipped."""
@@ -96,7 +97,9 @@ class OutputThread:
 
     @property
     def status(self) -> OutputStatus:
-        return OutputStatus(self.output.name, self._state, self._reason, self._written, self._slot.replaced)
+        return OutputStatus(
+            self.output.name, self._state, self._reason, self._written, self._slot.replaced, self.output.path
+        )
 
     def stop(self, timeout_s: float = 3.0) -> None:
         """Write what lies in the slot, close the output, end the thread (left behind if its write hangs)."""
@@ -115,8 +118,12 @@ class OutputThread:
             self.output.close()
 
     def _feed(self) -> None:
-        if self._first_failure is not None and not self._reopen(self._first_failure):
-            return
+        if self._state == "opening":
+            try:
+                self._open()
+            except UserError as error:
+                if not self._reopen(error):
+                    return
         while True:
             item = self._slot.take(timeout_s=0.5)
             if item is None:
@@ -124,6 +131,7 @@ class OutputThread:
                     break
                 continue
             try:
+                self._follow_size(item[0])
                 self.output.write(*item)
                 self._written += 1
                 self._failures_in_row = 0
@@ -136,6 +144,14 @@ class OutputThread:
                 if not self._reopen(UserError(f"The output failed ({one_line(error)}): see the log.")):
                     break
 
+    def _follow_size(self, pixels: Pixels) -> None:
+        size_wh = pixels.shape[1], pixels.shape[0]
+        if size_wh != self._size_wh:
+            self._size_wh = size_wh
+            if not self.output.takes_any_size:
+                self.output.close()
+                self._open()
+
     def _reopen(self, error: UserError) -> bool:
         """Close and open again until it works; False if the app stops meanwhile."""
         self._state, self._reason = "failed", one_line(error)
@@ -147,12 +163,11 @@ class OutputThread:
             if self._clock.wait_until(self._clock.now_s() + delay_s, self._stop):
                 return False
             try:
-                self.output.open(self._size_wh, self._rate_fps)
+                self._open()
             except UserError as again:
                 if one_line(again) != self._reason:
                     self._reason = one_line(again)
                     log.error("output %s: %s", self.output.name, self._reason)
                 continue
-            self._state, self._reason = "running", ""
             log.info("output %s: runs again", self.output.name)
             return True

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bridges.osc_guard import Argument, Message, OscError
-from sdv2live.parameters import OSC_ROOT, InvalidValue, Kind, Parameter, Value, When, coerce
+from sdv2live.parameters import OSC_ROOT, InvalidValue, Kind, Parameter, Value, When, coerce, names_a_file
 
 PING, PONG = f"{OSC_ROOT}/ping", f"{OSC_ROOT}/pong"
 STATE, PRESET, ERROR = f"{OSC_ROOT}/state", f"{OSC_ROOT}/preset", f"{OSC_ROOT}/error"
@@ -61,6 +61,9 @@ class Addresses:
         """The row and the checked value that a message means. Raises OscError, also with arguments and value."""
         row = self.row(message.address)
         value = _value(row, message)
+        if row.kind is Kind.SOURCE and names_a_file(str(value)):
+            reason = "a file is chosen in the window or with --source, not over OSC"
+            raise OscError("value", reason, message.address)
         try:
             coerced = coerce(row, value)
         except InvalidValue as error:

@@ -49,6 +49,8 @@ class Recorder(Output):
     are filled up by one pixel, which is what H.264 with 4:2:0 colour needs.
     """
 
+    path: Path
+
     def __init__(self, path: str | Path, *, if_exists: IfExists = "rename", crf: int = 18) -> None:
         self.path = Path(path)
         self.name = f"file:{path}"

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdv2live.capture.preprocess import fit_into
+from sdv2live.capture.preprocess import frame_into
 from sdv2live.engine.base import Chunk, ChunkResult
 from sdv2live.errors import UserError
 from sdv2live.filters import apply_chain, parse_chain
 from sdv2live.frames import Pixels
 from sdv2live.paths import assets_dir
 from sdv2live.registry import Registry
-from sdv2live.settings import engine_spec, settings_of
+from sdv2live.settings import engine_spec, framing_of, settings_of
 
 if TYPE_CHECKING:
     from sdv2live.engine.stream import InFlight, StreamEngine
@@ -36,7 +36,8 @@ class Stream:
 
     engine: pocket, wan-1.3b or wan-14b. size: (width, height), multiples of 16, or the engine's own. settings: any row
     of the parameter table by its name, such as {"noise.max": 0.7}. Frames and pictures are [H, W, 3] uint8 RGB; frames
-    of another size are brought to the engine's as `source.fit` says. Raises UserError for what the user can put right.
+    of another size are brought to the engine's as `source.fit`, `source.rotate` and `source.mirror` say. Raises
+    UserError for what the user can put right.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Stream:
 
             torch.set_num_threads(spec.threads)
         self._registry = registry
-        self._fit = str(registry.get("source.fit"))
+        self._framing = framing_of(registry.snapshot())
         self._engine: StreamEngine = build_engine(spec, assets_dir())
         self._next_chunk = 0
         self.size_wh = spec.size_wh
@@ -192,7 +193,7 @@ class Stream:
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             raise UserError(f"a frame is [H, W, 3] uint8 RGB, not {list(frame.shape)} {frame.dtype}: convert it first.")
         out = np.empty((height, width, 3), np.uint8)
-        fit_into(frame, out, self._fit)
+        frame_into(frame, out, self._framing)
         return apply_chain(parse_chain(str(self._registry.get("input.filters"))), out)
 
     def _finished(self, result: ChunkResult) -> list[Pixels]:

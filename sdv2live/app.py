@@ -1,7 +1,8 @@
 """The composition root of a live run. Owns: what is built, in which order it starts and stops, and the exit code.
 
 Order: registry, OSC (it answers `loading` before torch is imported), source, outputs, engine, output clock. Whatever
-was started is stopped, in reverse, on every way out.
+was started is stopped, in reverse, on every way out. With a window the same run is driven by Qt's loop instead of
+`_watch`, and nothing that the user can put right ends it.
 """
 
 from __future__ import annotations
@@ -9,32 +10,38 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-from bridges.base import Output, OutputThread
+from bridges.base import Output, OutputStatus
 from bridges.osc_server import OscServer
+from bridges.rack import OutputRack
+from bridges.select import make_output
 from sdv2live.capture.base import Source
 from sdv2live.capture.cards import RANDOM_WEIGHTS_LABEL
-from sdv2live.capture.thread import CaptureThread
+from sdv2live.capture.select import open_source
 from sdv2live.chunker import Chunker
 from sdv2live.clock import Clock, MonotonicClock
 from sdv2live.engine.base import EngineSpec
 from sdv2live.engine.client import EngineClient
 from sdv2live.errors import UserError
 from sdv2live.filters import parse_chain, size_after
-from sdv2live.paths import assets_dir
+from sdv2live.parameters import TABLE, Kind
+from sdv2live.paths import assets_dir, recordings_dir
 from sdv2live.presenter import Presenter
 from sdv2live.presets import apply_preset
-from sdv2live.queues import FrameRing
-from sdv2live.registry import Registry
+from sdv2live.registry import Change, Registry
 from sdv2live.session import Session
-from sdv2live.settings import settings_of
+from sdv2live.settings import engine_spec, settings_of
+from sdv2live.source_switch import Playing, SourceSwitch
+from sdv2live.status import LiveStatus, OutputLine, SourceLine
 from sdv2live.supervisor import RestartPolicy, State, Supervisor
 
 log = logging.getLogger(__name__)
@@ -43,23 +50,29 @@ WATCH_PERIOD_S = 0.05
 STATUS_PERIOD_S = 1.0
 DRAIN_LIMIT_S = 30.0
 NO_PICTURE_GRACE_S = 20.0
+ORIGIN = "app"
 
 
 @dataclass(frozen=True, slots=True)
 class LiveOptions:
-    """What a live run needs beside the registry. seconds: from the first picture; None: until stopped."""
+    """What a live run needs beside the registry. seconds: from the first picture; None: until stopped.
 
-    source: Source
+    make_source: what a source's spelling means, given whether a file is played over and over. waits_for_source: the
+    run ends where the first source cannot be opened; without it, the run begins with a card and goes on.
+    """
+
     outputs: Sequence[Output]
     spec: EngineSpec
     seconds: float | None = None
     json_path: Path | None = None
     osc_port_is_asked: bool = False
     policy: RestartPolicy | None = None
+    make_source: Callable[[str, bool], Source] = lambda spec, loop: open_source(spec, loop=loop)
+    waits_for_source: bool = True
 
 
 class LiveApp:
-    """One live run, headless."""
+    """One live run. `run` is for the main thread; all else may be called from any."""
 
     def __init__(self, registry: Registry, options: LiveOptions, clock: Clock | None = None) -> None:
         self.registry, self.options = registry, options
@@ -70,48 +83,66 @@ class LiveApp:
         self._stack = contextlib.ExitStack()
         self._finished_s: float | None = None
         self._ready_s: float | None = None
+        self._drained_by_s: float | None = None
 
         values = registry.snapshot()
         self._rate_fps = int(values["output.rate"])
-        fit = str(values["source.fit"])
-        # Larger where the picture is enlarged from the start; outputs keep the size that they were opened with.
-        size_wh = size_after(parse_chain(values["output.filters"]), options.spec.size_wh)
-        self.ring = FrameRing()
-        self._plays = threading.Event()
-        self.capture = CaptureThread(options.source, self.ring, self.clock, plays=self._plays)
-        self.outputs = [
-            OutputThread(output, size_wh=size_wh, rate_fps=self._rate_fps, clock=self.clock)
-            for output in options.outputs
-        ]
+        self.spec = options.spec
+        self._plays, self._wake = threading.Event(), threading.Event()
+        self._source_problem = ""
+        self.sources = SourceSwitch(
+            self._make_source,
+            self.clock,
+            plays=self._plays,
+            wake=self._wake,
+            on_playing=self._on_playing,
+            on_refused=self._on_refused,
+        )
         self.supervisor = Supervisor(self._start_engine, self.clock, options.policy)
         self.presenter = Presenter(
             registry=registry,
-            outlets=self.outputs,
-            size_wh=size_wh,
+            outlets=(),
+            size_wh=self._picture_size(),
             rate_fps=self._rate_fps,
-            fit=fit,
             clock=self.clock,
             newest_frame=lambda: self.session.newest_frame,
-            engine_words=lambda: self.supervisor.stage,
-            label=RANDOM_WEIGHTS_LABEL if options.spec.random_weights else "",
+            words=self._words,
+            label=self._label(),
         )
-        self._fit = fit
+        self.rack = OutputRack(rate_fps=self._rate_fps, clock=self.clock, on_change=self.presenter.feed)
+        cap_fps = values["source.rate"] or float(self._rate_fps)
+        self.session = Session(
+            registry=registry,
+            playing=lambda: self.sources.playing,
+            supervisor=self.supervisor,
+            presenter=self.presenter,
+            chunker=Chunker(source_rate_fps=cap_fps, cap_fps=cap_fps),
+            clock=self.clock,
+            wake=self._wake,
+            has_source_ended=self._has_source_ended,
+            before_start=self._before_engine_start,
+            on_ready=self._on_ready,
+        )
         self.osc: OscServer | None = None
-        self.session: Session
 
-    def run(self) -> int:
-        """Run until it is over; -> exit code. Raises UserError for what the user can put right."""
+    def run(self, drive: Callable[[], None] | None = None) -> int:
+        """Run until it is over; -> exit code. Raises UserError for what the user can put right.
+
+        drive: a loop of somebody else's, in place of the status line; it calls `is_over` now and then.
+        """
         with self._stack:
             self._start()
-            self._watch()
+            (drive or self._watch)()
+            self._finished_s = self._finished_s or self.clock.now_s()
             self.presenter.stop()  # no tick between the numbers and the end of the files
             # The numbers of a run are those of its end, not of what is left once everything is closed.
-            summary, end_state, end_source = self.summary(), self.supervisor.state, self.capture.status
+            summary, end_state, end_source = self.summary(), self.supervisor.state, self.sources.status
         self._report(summary | {"peak_memory_bytes": _peak_memory_bytes()})
         failure = self.session.failure or self.presenter.failure
         if failure is not None:
             raise RuntimeError("the stream ended with an error; see the log") from failure
-        if self.presenter.first_picture_s is None and self._signal is None and end_source.name != "none":
+        is_silent = self.presenter.first_picture_s is None and end_source.name != "none"
+        if is_silent and self._signal is None and self.options.waits_for_source:
             reason = self.supervisor.reason if end_state is State.FAILED else end_source.reason
             raise UserError(reason or f"the source {end_source.name} gave no picture: choose another one.")
         return 128 + self._signal if self._signal else 0
@@ -134,42 +165,97 @@ class LiveApp:
             self.osc.start(fall_back=not self.options.osc_port_is_asked)
             self._stack.callback(self.osc.stop)
         # The source before the outputs: a mistyped source must not have touched a file that is written to.
-        self._stack.callback(self.capture.stop)
-        info = self.capture.start()
-        for output in self.outputs:
-            output.start()
-            self._stack.callback(output.stop)
-        self.presenter.expect(period_s=1.0 / float(info.rate_fps))
-        log.info("source: %s, %dx%d at %.5g fps", info.name, *info.size_wh, float(info.rate_fps))
-        if self.options.source.is_live:
-            self._plays.set()
-        cap_fps = self.registry.get("source.rate") or float(self._rate_fps)
-        self.session = Session(
-            registry=self.registry,
-            ring=self.ring,
-            supervisor=self.supervisor,
-            presenter=self.presenter,
-            chunker=Chunker(source_rate_fps=float(info.rate_fps), cap_fps=float(cap_fps)),
-            fit=self._fit,
-            clock=self.clock,
-            wake=self.ring.arrived,
-            has_source_ended=self._has_source_ended,
-            on_ready=self._on_ready,
-        )
-        self.session.start()
+        self._stack.callback(self.sources.stop)
+        source = str(self.registry.get("source.name") or "clip")
+        if self.options.waits_for_source:
+            self.sources.open(source)
+        else:
+            self.sources.request(source)
+        self.sources.start()
+        self._stack.callback(self.rack.close)
+        for output in self.options.outputs:
+            self.rack.add(output.name, output, self._picture_size())
+        self._stack.callback(self.registry.subscribe(self._follow))
+        for name in ("output.camera", "output.record"):
+            self._switch_output(name)
         self._stack.callback(self.session.stop)
-        self.presenter.start()
+        self.session.start()
         self._stack.callback(self.presenter.stop)
+        self.presenter.start()
+
+    def _follow(self, change: Change) -> None:
+        """From whichever thread set something: have it done, and never wait for it."""
+        names = set(change.values)
+        if change.origin != ORIGIN and names & {"source.name", "source.loop", "stream.running"}:
+            is_on = self.registry.get("stream.running")
+            self.sources.request(str(self.registry.get("source.name") or "clip") if is_on else None)
+        for name in names & {"output.camera", "output.record"}:
+            self._switch_output(name)
+        self._wake.set()
+
+    def _switch_output(self, name: str) -> None:
+        make = {"output.camera": self._make_camera, "output.record": self._make_recorder}[name]
+        self.rack.switch(name, make if self.registry.get(name) else None, self._picture_size())
+
+    def _make_camera(self) -> Output:
+        device = str(self.registry.get("camera.device"))
+        return make_output(f"camera:{device}" if device else "camera")
+
+    def _make_recorder(self) -> Output:
+        folder = Path(str(self.registry.get("record.folder")) or recordings_dir()).expanduser()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"Recordings cannot go to {folder} ({error.strerror}): choose another folder with --record-folder."
+            ) from error
+        return make_output(f"file:{folder / time.strftime('sdv2live %Y-%m-%d %H.%M.%S.mp4')}")
+
+    def _make_source(self, spec: str) -> Source:
+        return self.options.make_source(spec, bool(self.registry.get("source.loop")))
+
+    def _on_playing(self, playing: Playing) -> None:
+        self._source_problem = ""
+        if self.registry.get("source.name") != playing.spec:
+            self.registry.set("source.name", playing.spec, origin=ORIGIN)
+
+    def _on_refused(self, spec: str, sentence: str) -> None:
+        """The source that plays goes on, and the table says so; where none does, the clip takes its place."""
+        playing = self.sources.playing
+        if playing is None and spec != "clip":
+            sentence = f"{sentence} The clip plays meanwhile."
+            self.sources.request("clip")
+        elif playing is not None:
+            self.registry.set("source.name", playing.spec, origin=ORIGIN)
+        self._source_problem = sentence
+
+    def _picture_size(self) -> tuple[int, int]:
+        # Larger where the picture is enlarged from the start; a chain that is set later keeps the size.
+        return size_after(parse_chain(str(self.registry.get("output.filters"))), self.spec.size_wh)
+
+    def _label(self) -> str:
+        return RANDOM_WEIGHTS_LABEL if self.spec.random_weights else ""
+
+    def _words(self) -> str:
+        """What a card says: why there is no picture, from the source on."""
+        source = self.sources.status
+        if source.state in ("stalled", "failed") and source.reason:
+            return source.reason
+        return "the source has ended" if source.state == "ended" else self.supervisor.stage
+
+    def _before_engine_start(self) -> None:
+        self.spec = engine_spec(self.registry)
+        self.presenter.show_at(self._picture_size(), self._label())
 
     def _start_engine(self, first_epoch: int) -> EngineClient:
         texts = [text for text, weight in settings_of(self.registry.snapshot()).mix if weight > 0]
         return EngineClient(
-            self.options.spec,
+            self.spec,
             assets_dir(),
             self.clock,
             first_epoch=first_epoch,
             texts=texts,
-            on_event=self.ring.arrived.set,
+            on_event=self._wake.set,
         )
 
     def _on_ready(self) -> None:
@@ -179,38 +265,45 @@ class LiveApp:
 
     def _has_source_ended(self) -> bool:
         """A file that is over, or that cannot be read any further; a live source comes back."""
-        return self.capture.status.state in ("ended", "failed") and not self.options.source.is_live
+        playing = self.sources.playing
+        return playing is not None and not playing.is_live and playing.capture.status.state in ("ended", "failed")
 
     def _watch(self) -> None:
         """The main thread's part: time, the end of the source, failures, the status line."""
         next_status_s = self.clock.now_s() + STATUS_PERIOD_S
-        drained_by_s: float | None = None
         while not self.clock.wait_until(self.clock.now_s() + WATCH_PERIOD_S, self.stop_requested):
             now_s = self.clock.now_s()
             if now_s >= next_status_s:
                 self._print_status(now_s)
                 next_status_s = now_s + STATUS_PERIOD_S
-            first_s = self.presenter.first_picture_s
-            # Once there was a picture, outputs go on with a card and `stream.reset` tries again; before, it is over.
-            has_never_run = self.supervisor.state is State.FAILED and first_s is None
-            if self.session.failure or self.presenter.failure or has_never_run:
+            if self.is_over(now_s):
                 break
-            if first_s is None and self._is_waiting_in_vain(now_s):
-                break
-            if self.options.seconds is not None and first_s is not None and now_s - first_s >= self.options.seconds:
-                break
-            if self._has_source_ended():
-                drained_by_s = drained_by_s or now_s + DRAIN_LIMIT_S
-                is_drained = not (self.session.has_unfinished or self.presenter.has_waiting or self.ring.peek())
-                if now_s > drained_by_s or is_drained:
-                    break
-        self._finished_s = self.clock.now_s()
+
+    def is_over(self, now_s: float) -> bool:
+        """Whether there is nothing left to run for; from the main thread."""
+        first_s = self.presenter.first_picture_s
+        if self.session.failure or self.presenter.failure:
+            return True
+        if self.options.seconds is not None and first_s is not None and now_s - first_s >= self.options.seconds:
+            return True
+        if not self.options.waits_for_source:
+            return False
+        # Once there was a picture, outputs go on with a card and `stream.reset` tries again; before, it is over.
+        has_never_run = self.supervisor.state is State.FAILED and first_s is None
+        if has_never_run or (first_s is None and self._is_waiting_in_vain(now_s)):
+            return True
+        if not self._has_source_ended():
+            return False
+        self._drained_by_s = self._drained_by_s or now_s + DRAIN_LIMIT_S
+        playing = self.sources.playing
+        waits = playing is not None and bool(playing.ring.peek())
+        return now_s > self._drained_by_s or not (self.session.has_unfinished or self.presenter.has_waiting or waits)
 
     def _is_waiting_in_vain(self, now_s: float) -> bool:
         """With `seconds` given: the engine has been ready for that long and more, and nothing has come of it."""
         if self.options.seconds is None or self._ready_s is None:
             return False
-        grace_s = 0.0 if self.capture.status.name == "none" else NO_PICTURE_GRACE_S
+        grace_s = 0.0 if self.sources.status.name == "none" else NO_PICTURE_GRACE_S
         return now_s - self._ready_s >= self.options.seconds + grace_s
 
     def _print_status(self, now_s: float) -> None:
@@ -219,8 +312,8 @@ class LiveApp:
         age = f"{sum(ages) / len(ages):.0f} ms" if ages else "-"
         line = (
             f"{self.supervisor.stage} | {summary.new_frame_rate.per_second(now_s):.1f} new fps | age {age} | "
-            f"dropped {self.ring.dropped} lagged {summary.lagged} | noise {self.session.noise_scale:.2f} "
-            f"motion {self.session.motion:.2f} | {self.capture.status.state}"
+            f"dropped {self.sources.dropped} lagged {summary.lagged} | noise {self.session.noise_scale:.2f} "
+            f"motion {self.session.motion:.2f} | {self.sources.status.state}"
         )
         try:
             if sys.stderr.isatty():
@@ -233,16 +326,16 @@ class LiveApp:
 
     def summary(self) -> dict[str, Any]:
         """The run in numbers; the keys carry their units."""
-        session, presenter, capture = self.session, self.presenter, self.capture.status
+        session, presenter = self.session, self.presenter
         first_s = presenter.first_picture_s
         end_s = self._finished_s or self.clock.now_s()
         run_s = end_s - first_s if first_s is not None else 0.0
         per_second = 1.0 / run_s if run_s > 0 else 0.0
         values = self.registry.snapshot().values
-        statuses = [output.status for output in self.outputs]
+        statuses = self.rack.statuses
         return {
-            "source": capture.name,
-            "frames_in": capture.frames_in,
+            "source": self.sources.status.name,
+            "frames_in": self.sources.frames_in,
             "frames_used": session.frames_used,
             "frames_generated": session.frames_generated,
             "frames_lost": session.frames_lost,
@@ -256,7 +349,7 @@ class LiveApp:
             "age_ms": presenter.age_ms.summary(),
             "ttff_ms": _ms_between(presenter.first_captured_s, first_s),
             "start_to_picture_ms": _ms_between(self._started_s, first_s),
-            "dropped": self.ring.dropped + len(self.ring.peek()),
+            "dropped": self.sources.dropped,
             "lagged": presenter.lagged,
             "passed_over": presenter.passed_over,
             "repeated": presenter.repeated,
@@ -264,15 +357,56 @@ class LiveApp:
             "skipped": sum(status.skipped for status in statuses),
             "restarts": self.supervisor.restarts,
             "bad_chunks": self.supervisor.bad_chunks,
-            "engine": self.options.spec.name,
+            "engine": self.spec.name,
             "device": self.supervisor.device,
-            "size": list(self.options.spec.size_wh),
+            "size": list(self.spec.size_wh),
             "outputs": [
                 {"name": s.name, "state": s.state, "written": s.written, "skipped": s.skipped} for s in statuses
             ],
             "osc_port": self.osc.port if self.osc is not None else None,
-            "settings": {name: value for name, value in values.items() if name != "stream.reset"},
+            "settings": {name: value for name, value in values.items() if TABLE[name].kind is not Kind.TRIGGER},
         }
+
+    def status(self) -> LiveStatus:
+        """How it is doing now; from any thread, as often as one likes."""
+        now_s = self.clock.now_s()
+        session, presenter, supervisor = self.session, self.presenter, self.supervisor
+        source, ages, chunks = self.sources.status, presenter.age_ms.newest(16), session.chunk_ms.newest(8)
+        outputs = [_line(status) for status in self.rack.statuses]
+        problems = [self._source_problem, source.reason if source.state in ("stalled", "failed") else ""]
+        problems += [supervisor.reason and f"The engine: {supervisor.reason}"]
+        problems += [output.reason for output in outputs]
+        return LiveStatus(
+            engine_state=str(supervisor.state),
+            engine_words=supervisor.stage,
+            engine_name=self.spec.name,
+            device=supervisor.device,
+            size_wh=self.spec.size_wh,
+            source=SourceLine(
+                str(self.registry.get("source.name") or "clip"),
+                source.name,
+                source.state,
+                source.reason,
+                source.fps,
+                source.size_wh,
+            ),
+            outputs=tuple(outputs),
+            camera=_line(self.rack.status("output.camera")),
+            recording=_line(self.rack.status("output.record")),
+            new_fps=presenter.new_frame_rate.per_second(now_s),
+            engine_fps=4000.0 * len(chunks) / sum(chunks) if sum(chunks) else 0.0,
+            age_ms=sum(ages) / len(ages) if ages else None,
+            dropped=self.sources.dropped,
+            lagged=presenter.lagged,
+            repeated=presenter.repeated,
+            skipped=sum(output.skipped for output in outputs),
+            restarts=supervisor.restarts,
+            noise_scale=session.noise_scale,
+            motion=session.motion,
+            memory_bytes=_memory_bytes([os.getpid(), supervisor.engine_pid]),
+            osc_port=self.osc.port if self.osc is not None else None,
+            problems=tuple(dict.fromkeys(problem for problem in problems if problem)),
+        )
 
     def _report(self, summary: dict[str, Any]) -> None:
         age, interval = summary["age_ms"], summary["new_frame_interval_ms"]
@@ -308,6 +442,25 @@ def run_live(registry: Registry, options: LiveOptions) -> int:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+@overload
+def _line(status: OutputStatus) -> OutputLine: ...
+@overload
+def _line(status: None) -> None: ...
+def _line(status: OutputStatus | None) -> OutputLine | None:
+    if status is None:
+        return None
+    return OutputLine(status.name, status.state, status.reason, status.written, status.skipped, status.path)
+
+
+def _memory_bytes(pids: Sequence[int | None]) -> int | None:
+    """Resident memory of these processes now; None where the system does not say."""
+    try:
+        pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids if pid is not None]
+        return sum(pages) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return None
 
 
 def _share(summary: dict[str, Any]) -> str:

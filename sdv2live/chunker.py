@@ -26,6 +26,11 @@ class Chunker:
         self._frame_times_s: deque[float] = deque(maxlen=16)
         self._last_used_s: float | None = None
 
+    def follow_source(self, rate_fps: float) -> None:
+        """Another source: what is known of the engine stays."""
+        self._source_period_s = 1.0 / rate_fps
+        self.restart()
+
     def engine_took(self, chunk_s: float, frames: int) -> None:
         """Note how long the engine was busy with a chunk of `frames`."""
         self._frame_times_s.append(chunk_s / frames)

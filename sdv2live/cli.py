@@ -21,7 +21,8 @@ from sdv2live.registry import Registry
 USAGE_ERROR = 2
 DEMO_SECONDS = 20.0
 COMMANDS = ("live", "render", "evaluate", "bench")
-_NOT_IN_RENDER = ("output.", "stream.", "osc.", "source.", "schedule")
+_NOT_IN_RENDER = ("output.", "stream.", "osc.", "source.", "camera.", "record.", "schedule")
+_FRAMING = ("source.fit", "source.mirror", "source.rotate")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -83,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("out", metavar="OUT", type=Path, help="the .mp4 file to write")
     render.add_argument("--preset", metavar="NAME", help="start with this look")
     render.add_argument("-y", "--overwrite", action="store_true", help="replace OUT if it exists")
-    rows = [row for row in TABLE.values() if not row.name.startswith(_NOT_IN_RENDER) or row.name == "source.fit"]
+    rows = [row for row in TABLE.values() if not row.name.startswith(_NOT_IN_RENDER) or row.name in _FRAMING]
     _add_parameters(render, rows)
     render.set_defaults(run=_render)
 
@@ -155,19 +156,16 @@ def _live(options: argparse.Namespace) -> int:
     registry, given = _registry(options)
     from bridges.select import make_output
     from sdv2live.app import LiveOptions, run_live
-    from sdv2live.capture.select import open_source
     from sdv2live.settings import engine_spec
 
     specs, seconds = options.output, options.seconds
     if not specs and not options.headless:
         specs, seconds = _demo(seconds)
     _check_files(str(registry.get("source.name") or ""), specs or [], options.json)
-    source = open_source(str(registry.get("source.name") or "clip"), loop=bool(registry.get("source.loop")))
     outputs = [make_output(spec, overwrite=options.overwrite) for spec in specs or ["null"]]
     code = run_live(
         registry,
         LiveOptions(
-            source=source,
             outputs=outputs,
             spec=engine_spec(registry),
             seconds=seconds,

@@ -30,3 +30,12 @@ class Frame:
     @property
     def size_wh(self) -> tuple[int, int]:
         return self.pixels.shape[1], self.pixels.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How a source is seen: turned clockwise by quarters, then mirrored left to right, then fitted."""
+
+    fit: str = "crop"
+    quarter_turns: int = 0
+    is_mirrored: bool = False

@@ -35,6 +35,7 @@ class Kind(StrEnum):
     INTS = "ints"  # strictly falling integers, as a tuple
     MIX = "mix"  # ((text, weight), ...), weights above 0
     SIZE = "size"  # (width, height)
+    SOURCE = "source"  # where frames come from, as capture/select.py spells it; by OSC no file
     CHAIN = "chain"  # steps of filters.py, as their canonical text; a row's choices are the steps it may have
     TRIGGER = "trigger"  # the value is how often it was pulled
 
@@ -134,14 +135,31 @@ def _rows() -> tuple[Parameter, ...]:
         Parameter("sinks.refresh", Kind.TRIGGER, 0, "Replace the sink frames now.", chunk, in_preset=False),
         Parameter("output.wet", Kind.FLOAT, 1.0, "From the camera (0) to the effect (1).", frame,
                   minimum=0.0, maximum=1.0, step=0.01),
-        Parameter("output.bypass", Kind.BOOL, False, "Show the camera instead of the effect.", frame),
-        Parameter("output.freeze", Kind.BOOL, False, "Hold the picture that is shown now.", frame),
+        Parameter("output.bypass", Kind.BOOL, False, "Show the camera instead of the effect.", frame, in_preset=False),
+        Parameter("output.freeze", Kind.BOOL, False, "Hold the picture that is shown now.", frame, in_preset=False),
+        Parameter("output.panic", Kind.BOOL, False, "Show a plain card at once: neither camera nor effect.", frame,
+                  in_preset=False),
+        Parameter("output.camera", Kind.BOOL, False, "The virtual camera is on, for OBS, Zoom and browsers.", frame,
+                  in_preset=False),
+        Parameter("output.record", Kind.BOOL, False, "Record the picture into a new video file.", frame,
+                  in_preset=False),
         Parameter("stream.reset", Kind.TRIGGER, 0, "Start the stream anew: caches, positions and noise.", chunk,
                   in_preset=False),
         Parameter("stream.paused", Kind.BOOL, False, "Make no new pictures; outputs go on with the last one.", chunk,
                   in_preset=False),
-        Parameter("source.name", Kind.TEXT, None, "Where frames come from: clip, pattern, none, file:PATH.", start,
+        Parameter("stream.running", Kind.BOOL, True,
+                  "Source and engine are on; off frees the camera and the memory, and outputs show a card.", frame,
+                  in_preset=False),
+        Parameter("engine.restart", Kind.TRIGGER, 0, "End the engine and start it as its parameters say now.", frame,
+                  in_preset=False),
+        Parameter("source.name", Kind.SOURCE, None, "Where frames come from: clip, pattern, none, file:PATH.", frame,
                   flag="--source", in_preset=False),
+        Parameter("source.fit", Kind.CHOICE, "crop", "How a source of another shape is brought to the engine's size.",
+                  frame, choices=("crop", "letterbox", "stretch"), flag="--fit", in_preset=False),
+        Parameter("source.mirror", Kind.BOOL, False, "Show the source as in a mirror.", frame, flag="--mirror",
+                  in_preset=False),
+        Parameter("source.rotate", Kind.CHOICE, "0", "Turn the source clockwise, before it is mirrored.", frame,
+                  choices=("0", "90", "180", "270"), unit="degrees", flag="--rotate", in_preset=False),
         Parameter("source.loop", Kind.BOOL, True, "Start a played file again at its end.", start, in_preset=False),
         Parameter("source.rate", Kind.FLOAT, None,
                   "Most source frames used a second; default: what engine and outputs take.",
@@ -173,10 +191,13 @@ def _rows() -> tuple[Parameter, ...]:
         Parameter("engine.profile", Kind.CHOICE, "default",
                   "Positions and sinks of the KV cache: default, or as the StreamDiffusionV2 reference has them.",
                   start, choices=("default", "reference"), flag="--profile", in_preset=False),
-        Parameter("source.fit", Kind.CHOICE, "crop", "How a source of another shape is brought to the engine's size.",
-                  start, choices=("crop", "letterbox", "stretch"), flag="--fit", in_preset=False),
         Parameter("output.rate", Kind.INT, 30, "Pictures a second that the outputs get.", start,
                   minimum=1, maximum=120, step=1, unit="fps", in_preset=False),
+        Parameter("camera.device", Kind.TEXT, "",
+                  "Which virtual camera: a back-end or a device; empty: what this machine has.", start,
+                  in_preset=False),
+        Parameter("record.folder", Kind.TEXT, "", "Where recordings go; empty: sdv2live in the folder for videos.",
+                  start, in_preset=False),
         Parameter("osc.port", Kind.INT, 9000, "UDP port for OSC on this machine; 0 turns OSC off.", start,
                   minimum=0, maximum=65535, step=1, in_preset=False),
     )
@@ -215,7 +236,7 @@ def coerce(row: Parameter, value: object) -> Coerced:
             return Coerced(int(_number(value) > 0))
         case Kind.CHOICE:
             return Coerced(_choice(row, value))
-        case Kind.TEXT:
+        case Kind.TEXT | Kind.SOURCE:
             return _text(value)
         case Kind.INTS:
             return _falling_ints(row, value)
@@ -225,6 +246,11 @@ def coerce(row: Parameter, value: object) -> Coerced:
             return Coerced(_size(row, value))
         case Kind.CHAIN:
             return Coerced(_chain(row, value))
+
+
+def names_a_file(source: str) -> bool:
+    """Whether a source's spelling names a file: whoever only sends OSC does not choose files of this machine."""
+    return re.fullmatch(r"(clip|pattern|none|camera|screen|window)(:.*)?", source) is None
 
 
 def range_text(row: Parameter) -> str:
@@ -237,7 +263,7 @@ def range_text(row: Parameter) -> str:
             return "0 or 1"
         case Kind.TRIGGER:
             return "any value above 0"
-        case Kind.TEXT:
+        case Kind.TEXT | Kind.SOURCE:
             return f"up to {MAX_TEXT_CHARS} characters"
         case Kind.INTS:
             return f"1 to {MAX_STEPS} falling numbers from {row.minimum:g} to {row.maximum:g}"

@@ -50,6 +50,12 @@ def cache_dir() -> Path:
     return cache_dir_on(sys.platform, os.environ, Path.home())
 
 
+def recordings_dir() -> Path:
+    """Where this user's recordings go unless told otherwise. It may not exist yet."""
+    videos = Path.home() / ("Movies" if sys.platform == "darwin" else "Videos")
+    return videos / APP_NAME
+
+
 def config_dir_on(platform: str, environ: Mapping[str, str], home: Path) -> Path:
     """`user_config_dir` as a pure decision; `platform` as in `sys.platform`."""
     if platform == "win32":

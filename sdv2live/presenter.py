@@ -10,17 +10,20 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from sdv2live.capture.cards import card, labelled, mixed
-from sdv2live.capture.preprocess import fit_into
+from sdv2live.capture.preprocess import fit_into, frame_into
 from sdv2live.clock import Clock
 from sdv2live.filters import apply_chain, parse_chain
 from sdv2live.frames import Frame, Pixels
 from sdv2live.pacing import Pacer, Picture
+from sdv2live.queues import LatestSlot
 from sdv2live.registry import Registry, Snapshot
+from sdv2live.settings import framing_of
 from sdv2live.stats import Rate, Series
 
 log = logging.getLogger(__name__)
@@ -38,8 +41,22 @@ class Outlet(Protocol):
     def offer(self, pixels: Pixels, tick: int) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What one tick showed, for a window: the picture as every output got it, and the source's beside it.
+
+    Both [H, W, 3] uint8 RGB, of any sizes, not to be written to; source is None where there is none.
+    """
+
+    picture: Pixels
+    source: Pixels | None
+
+
 class Presenter:
-    """Pictures in from the session, one picture a tick out to every outlet."""
+    """Pictures in from the session, one picture a tick out to every outlet.
+
+    words(): what a card says is going on. preview: the newest tick for a window, which takes it when it likes.
+    """
 
     def __init__(
         self,
@@ -48,16 +65,16 @@ class Presenter:
         outlets: Sequence[Outlet],
         size_wh: tuple[int, int],
         rate_fps: int,
-        fit: str,
         clock: Clock,
         newest_frame: Callable[[], Frame | None],
-        engine_words: Callable[[], str],
+        words: Callable[[], str],
         label: str = "",
     ) -> None:
-        self._registry, self._outlets, self._clock = registry, list(outlets), clock
-        self._size_wh, self._fit = size_wh, fit
+        self._registry, self._outlets, self._clock = registry, tuple(outlets), clock
+        self._size_wh, self._label = size_wh, label
         self._period_s = 1.0 / rate_fps
-        self._newest_frame, self._engine_words, self._label = newest_frame, engine_words, label
+        self._newest_frame, self._words = newest_frame, words
+        self.preview: LatestSlot[Shown] = LatestSlot()
         self._pacer = Pacer()
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -70,6 +87,7 @@ class Presenter:
         self._too_old_s = TOO_OLD_S
         self.failure: BaseException | None = None
         self._card: tuple[str, Pixels] | None = None
+        self._format_asked: tuple[tuple[int, int], str] | None = None
         self._made: tuple[tuple[int, str, float], Picture, Pixels] | None = None
         self._has_begun = False
         self._ticks = 0
@@ -83,6 +101,15 @@ class Presenter:
     def expect(self, *, period_s: float) -> None:
         """The source's frames come this far apart: a slow one does not make its pictures old."""
         self._too_old_s = max(TOO_OLD_S, TOO_OLD_PERIODS * period_s)
+
+    def show_at(self, size_wh: tuple[int, int], label: str) -> None:
+        """Pictures of another engine: what was shown of the one before is let go."""
+        with self._lock:
+            self._format_asked = (size_wh, label)
+
+    def feed(self, outlets: Sequence[Outlet]) -> None:
+        """From the next tick on these get the pictures."""
+        self._outlets = tuple(outlets)
 
     def start(self) -> None:
         self._thread.start()
@@ -142,6 +169,10 @@ class Presenter:
         is_frozen, is_bypassed = bool(values["output.freeze"]), bool(values["output.bypass"])
         with self._lock:
             picture = self._pacer.tick(now_s) if self._pacer.is_started else None
+            if self._format_asked not in (None, (self._size_wh, self._label)):
+                self._size_wh, self._label = self._format_asked
+                self._shown = self._made = self._card = self._last_pixels = self._frozen = None
+            self._format_asked = None
         if picture is not None:
             self._note_new(picture, now_s)
             self._shown = picture
@@ -151,7 +182,10 @@ class Presenter:
         self._frozen = (self._frozen if self._frozen is not None else self._last_pixels) if is_frozen else None
         pixels = self._frozen if self._frozen is not None else self._composed(now_s, is_bypassed, values)
         self._last_pixels = pixels
+        if values["output.panic"]:
+            pixels = self._card_for("one moment, please", "")
         self._has_begun = self._has_begun or self._shown is not None or is_bypassed
+        self.preview.put(Shown(pixels, self._source_beside(now_s)))
         for outlet in self._outlets:
             if self._has_begun or outlet.always_on:
                 outlet.offer(pixels, self._ticks)
@@ -168,15 +202,25 @@ class Presenter:
         self.age_ms.add((now_s - picture.captured_s) * 1000)
         self.new_frame_rate.note(now_s)
 
+    def _source_beside(self, now_s: float) -> Pixels | None:
+        """The frame that the picture was made of, or, where there is no picture, the camera's newest."""
+        if self._shown is not None and now_s - self._fresh_s <= self._too_old_s:
+            return self._shown.source
+        frame = self._newest_frame()
+        return frame.pixels if frame is not None else None
+
     def _composed(self, now_s: float, is_bypassed: bool, values: Snapshot) -> Pixels:
+        if not values["stream.running"]:
+            self._shown = None
+            return self._card_for("sdv2live", "stopped")
         if is_bypassed:
             frame = self._newest_frame()
             if frame is not None and now_s - frame.captured_s < self._too_old_s:
-                return self._fitted(frame)
+                return self._fitted(frame, values)
         if self._shown is None:
-            return self._card_for("sdv2live")
+            return self._card_for("sdv2live", self._words())
         if now_s - self._fresh_s > self._too_old_s:
-            return self._card_for("no new picture")
+            return self._card_for("no new picture", self._words())
         return self._finished(self._shown, str(values["output.filters"]), float(values["output.wet"]))
 
     def _finished(self, picture: Picture, chain_text: str, wet: float) -> Pixels:
@@ -197,14 +241,13 @@ class Presenter:
             self._made = (key, picture, labelled(pixels, self._label) if self._label else pixels)
         return self._made[2]
 
-    def _fitted(self, frame: Frame) -> Pixels:
+    def _fitted(self, frame: Frame, values: Snapshot) -> Pixels:
         out = np.empty((self._size_wh[1], self._size_wh[0], 3), np.uint8)
-        fit_into(frame.pixels, out, self._fit)
+        frame_into(frame.pixels, out, framing_of(values))
         return out
 
-    def _card_for(self, title: str) -> Pixels:
-        """A card with the engine's state; drawn again only when the words change."""
-        detail = self._engine_words()
+    def _card_for(self, title: str, detail: str) -> Pixels:
+        """Drawn again only when the words change."""
         if self._card is None or self._card[0] != title + detail:
             self._card = (title + detail, card(self._size_wh, title, detail))
         return self._card[1]

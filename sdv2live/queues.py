@@ -52,16 +52,17 @@ class LatestSlot(Generic[T]):
 class FrameRing:
     """The newest frames of a source, oldest first, at most `span_s` seconds or `capacity` of them.
 
-    The capture thread appends, the session takes. What falls out unused is counted in `dropped`.
+    The capture thread appends, the session takes. What falls out unused is counted in `dropped`. arrived: set with
+    each frame; sources that follow one another may share it.
     """
 
-    def __init__(self, *, span_s: float = 0.5, capacity: int = 64) -> None:
+    def __init__(self, *, span_s: float = 0.5, capacity: int = 64, arrived: threading.Event | None = None) -> None:
         self._lock = threading.Lock()
         self._frames: deque[Frame] = deque()
         self._span_s = span_s
         self._capacity = capacity
         self.dropped = 0
-        self.arrived = threading.Event()
+        self.arrived = arrived or threading.Event()
 
     def append(self, frame: Frame) -> None:
         with self._lock:

@@ -13,20 +13,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdv2live.capture.preprocess import fit_into
+from sdv2live.capture.preprocess import frame_into
 from sdv2live.chunker import Chunker
 from sdv2live.clock import Clock
 from sdv2live.engine.base import Chunk, ChunkResult
 from sdv2live.engine.client import EngineClient
+from sdv2live.errors import UserError, one_line
 from sdv2live.filters import apply_chain, parse_chain
 from sdv2live.frames import Frame, Pixels
 from sdv2live.pacing import Picture
 from sdv2live.presenter import Presenter
-from sdv2live.queues import FrameRing
 from sdv2live.registry import Registry
-from sdv2live.settings import settings_of
+from sdv2live.settings import framing_of, settings_of
+from sdv2live.source_switch import Playing
 from sdv2live.stats import Series
-from sdv2live.supervisor import Supervisor
+from sdv2live.supervisor import State, Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -43,31 +44,38 @@ class _Sent:
 
 
 class Session:
-    """One stream, from the newest frames of a ring to pictures at the presenter."""
+    """One stream, from the newest frames of the source that plays to pictures at the presenter.
+
+    before_start() is called on this thread before an engine is started on request, and raises UserError where none
+    can be; on_ready() when one can take chunks.
+    """
 
     def __init__(
         self,
         *,
         registry: Registry,
-        ring: FrameRing,
+        playing: Callable[[], Playing | None],
         supervisor: Supervisor,
         presenter: Presenter,
         chunker: Chunker,
-        fit: str,
         clock: Clock,
         wake: threading.Event,
         has_source_ended: Callable[[], bool],
+        before_start: Callable[[], None] = lambda: None,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
-        self._registry, self._ring, self._supervisor = registry, ring, supervisor
-        self._presenter, self._chunker, self._fit, self._clock = presenter, chunker, fit, clock
-        self._wake, self._on_ready, self._has_source_ended = wake, on_ready, has_source_ended
+        self._registry, self._playing, self._supervisor = registry, playing, supervisor
+        self._presenter, self._chunker, self._clock = presenter, chunker, clock
+        self._wake, self._has_source_ended = wake, has_source_ended
+        self._before_start, self._on_ready = before_start, on_ready
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="session", daemon=True)
         self._sent: dict[int, _Sent] = {}
         self._next_chunk = 0
         self._submitted_epoch = -1
         self._resets_seen = registry.get("stream.reset")
+        self._restarts_seen = registry.get("engine.restart")
+        self._playing_seen: Playing | None = None
         self._engine_seen: EngineClient | None = None
         self._epoch_seen = -1
         self._is_flushing = False
@@ -109,27 +117,31 @@ class Session:
     def step(self) -> None:
         """Take what is finished, then hand over what is due. Never blocks on the engine."""
         self._follow_reset()
+        if not self._follow_running():
+            return
         for result in self._supervisor.poll():
             self._take(result)
+        playing = self._follow_source()
         engine = self._supervisor.engine
         if engine is not None and engine.is_ready:
             self._follow_engine(engine)
-        frames = self._ring.peek()
+        frames = playing.ring.peek() if playing is not None else []
         if frames:
             self.newest_frame = frames[-1]
         if engine is None or not engine.is_idle:
             return
-        if self._registry.get("stream.paused"):
-            self._ring.clear()
+        if playing is None or self._registry.get("stream.paused"):
+            if playing is not None:
+                playing.ring.clear()
             self._flush(engine)
             return
         wanted = engine.frames_wanted
         picked = self._chunker.pick([frame.captured_s for frame in frames], wanted)
         if picked is not None:
-            self._submit(engine, [frames[index] for index in picked])
+            self._submit(engine, playing, [frames[index] for index in picked])
         elif self._has_source_ended():
             if frames:
-                self._submit(engine, frames[:wanted])
+                self._submit(engine, playing, frames[:wanted])
             else:
                 self._flush(engine)
 
@@ -143,14 +155,53 @@ class Session:
         """Another engine or another epoch: what was with the old one does not come back."""
         if engine is not self._engine_seen:
             self._engine_seen = engine
-            self._ring.clear()
+            if self._playing_seen is not None:
+                self._playing_seen.ring.clear()
             self._on_ready()
         if engine.epoch != self._epoch_seen:
             self._epoch_seen = engine.epoch
-            self.frames_lost += sum(len(sent.captured_s) for sent in self._sent.values())
-            self._sent.clear()
+            self._forget_sent()
             self._chunker.restart()
-            self._is_flushing = False
+
+    def _forget_sent(self) -> None:
+        self.frames_lost += sum(len(sent.captured_s) for sent in self._sent.values())
+        self._sent.clear()
+        self._is_flushing = False
+
+    def _follow_source(self) -> Playing | None:
+        """Another source: the next chunk is of its frames alone. The stream goes on, as over a cut in a film."""
+        playing = self._playing()
+        if playing is not self._playing_seen:
+            self._playing_seen = playing
+            if playing is None:
+                self.newest_frame = None
+            else:
+                self._chunker.follow_source(float(playing.info.rate_fps))
+                self._presenter.expect(period_s=1.0 / float(playing.info.rate_fps))
+        return playing
+
+    def _follow_running(self) -> bool:
+        """Start, stop and restart the engine as asked for; -> whether it is to run."""
+        restarts, is_on = self._registry.get("engine.restart"), bool(self._registry.get("stream.running"))
+        is_stopped = self._supervisor.state is State.STOPPED
+        if is_on and (is_stopped or restarts != self._restarts_seen):
+            self._stop_engine()
+            try:
+                self._before_start()
+            except UserError as error:
+                self._supervisor.refuse(one_line(error))
+            else:
+                self._supervisor.start_anew()
+        elif not is_on and not is_stopped:
+            self._stop_engine()
+            self.newest_frame = None
+        self._restarts_seen = restarts
+        return is_on
+
+    def _stop_engine(self) -> None:
+        self._supervisor.stop()
+        self._presenter.clear()
+        self._forget_sent()
 
     def _follow_reset(self) -> None:
         resets = self._registry.get("stream.reset")
@@ -159,13 +210,14 @@ class Session:
             self._supervisor.reset()
             self._presenter.clear()
 
-    def _submit(self, engine: EngineClient, frames: list[Frame]) -> None:
+    def _submit(self, engine: EngineClient, playing: Playing, frames: list[Frame]) -> None:
         buffer = engine.input_buffer()
+        values = self._registry.snapshot()
+        framing = framing_of(values)
         for target, frame in zip(buffer, frames, strict=False):
-            fit_into(frame.pixels, target, self._fit)
+            frame_into(frame.pixels, target, framing)
         # The tail of a file is completed by its last frame; what that adds is not shown.
         buffer[len(frames) :] = buffer[len(frames) - 1]
-        values = self._registry.snapshot()
         # Kept for the mix of camera and effect, unfiltered: the slot itself is the engine's from now on.
         sources = buffer.copy()
         if chain := parse_chain(values["input.filters"]):
@@ -181,7 +233,7 @@ class Session:
         self._next_chunk += 1
         self._is_flushing = False
         self.frames_used += len(frames)
-        self._ring.release_through(frames[-1].index, used=len(frames))
+        playing.ring.release_through(frames[-1].index, used=len(frames))
 
     def _take(self, result: ChunkResult) -> None:
         sent = self._sent.get(result.chunk_id)

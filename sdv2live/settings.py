@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from sdv2live.engine.base import ChunkSettings, EngineSpec
 from sdv2live.engine.catalogue import default_size, traits_of, window_of
+from sdv2live.frames import Framing
 from sdv2live.registry import Registry, Snapshot
 
 
@@ -31,6 +32,11 @@ def engine_spec(registry: Registry) -> EngineSpec:
     window_of(spec)  # refuses what cannot roll, before anything is loaded
     registry.apply_engine_defaults(traits_of(spec).defaults)
     return replace(spec, steps_count=int(registry.get("steps.count") or 1))
+
+
+def framing_of(values: Snapshot) -> Framing:
+    """How the source is seen: turned, mirrored, fitted."""
+    return Framing(values["source.fit"], int(values["source.rotate"]) // 90, values["source.mirror"])
 
 
 def settings_of(values: Snapshot) -> ChunkSettings:

@@ -105,6 +105,11 @@ class Supervisor:
             return f"{self.state}: {self.engine.stage}"
         return f"{self.state}: {self.reason}" if self.reason and self.state is not State.RUNNING else str(self.state)
 
+    @property
+    def engine_pid(self) -> int | None:
+        engine = self.engine
+        return engine.pid if engine is not None else None
+
     def poll(self) -> list[ChunkResult]:
         """Results fit to be shown; looks after the engine. Call it often, whatever the state."""
         if self.engine is None:
@@ -138,9 +143,21 @@ class Supervisor:
 
     def stop(self) -> None:
         if self.engine is not None:
+            self._epoch = self.engine.epoch + 1
             self.engine.close()
             self.engine = None
-        self.state = State.STOPPED
+        self.state, self.reason = State.STOPPED, ""
+
+    def start_anew(self) -> None:
+        """After `stop`: what went wrong before does not count."""
+        self._breaker.forget()
+        self._bad_in_row = 0
+        self.state, self.reason = State.LOADING, ""
+        self.start()
+
+    def refuse(self, reason: str) -> None:
+        """No engine can be started as things are."""
+        self._give_up(reason)
 
     def _checked(self, results: list[ChunkResult]) -> list[ChunkResult]:
         good = [result for result in results if result.is_finite]

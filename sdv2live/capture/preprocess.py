@@ -1,7 +1,8 @@
-"""Brings a picture to the engine's size. Owns: crop, letterbox and stretch; knows nothing of sources or engines.
+"""Brings a picture to the engine's size. Owns: crop, letterbox, stretch, mirror and quarter turns; knows nothing of
+sources or engines.
 
-One resize, straight into memory that the caller owns, and no full-size copy on the way. A pure function; runs on
-the session's thread.
+One resize, straight into memory that the caller owns, and no full-size copy on the way. Pure functions; on the
+session's thread, and the output clock's for a bypass.
 """
 
 from __future__ import annotations
@@ -9,9 +10,24 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from sdv2live.frames import Pixels
+from sdv2live.frames import Framing, Pixels
 
 FIT_MODES = ("crop", "letterbox", "stretch")
+
+
+def frame_into(pixels: Pixels, out: Pixels, framing: Framing) -> None:
+    """Write `pixels` [h, w, 3] into `out` [H, W, 3] as `framing` says; otherwise as `fit_into`.
+
+    The turn comes last here, on the small picture, and gives what a turn of the large one would.
+    """
+    turns = framing.quarter_turns % 4
+    if not turns and not framing.is_mirrored:
+        fit_into(pixels, out, framing.fit)
+        return
+    upright = np.empty((out.shape[1], out.shape[0], 3) if turns % 2 else out.shape, np.uint8)
+    fit_into(pixels, upright, framing.fit)
+    turned = np.rot90(upright, -turns)
+    np.copyto(out, turned[:, ::-1] if framing.is_mirrored else turned)
 
 
 def fit_into(pixels: Pixels, out: Pixels, mode: str = "crop") -> None:

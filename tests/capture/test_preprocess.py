@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
-from sdv2live.capture.preprocess import FIT_MODES, fit_into, letterbox_place
-from sdv2live.frames import Pixels
+from sdv2live.capture.preprocess import FIT_MODES, fit_into, frame_into, letterbox_place
+from sdv2live.frames import Framing, Pixels
 
 
 def ramp(width: int, height: int) -> Pixels:
@@ -95,3 +96,18 @@ def test_what_is_no_picture(shape: tuple[int, ...]) -> None:
 def test_an_unknown_mode() -> None:
     with pytest.raises(ValueError, match="crop, letterbox, stretch"):
         fit_into(ramp(8, 8), np.zeros((8, 8, 3), np.uint8), "zoom")
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+@pytest.mark.parametrize("is_mirrored", [False, True])
+@pytest.mark.parametrize("mode", FIT_MODES)
+def test_a_turn_of_the_small_picture_is_a_turn_of_the_large_one(mode: str, turns: int, is_mirrored: bool) -> None:
+    """Beside cv2's own turn and flip of the whole frame, fitted afterwards."""
+    source = cv2.resize(np.random.default_rng(3).integers(0, 256, (6, 8, 3), np.uint8), (128, 96))
+    upright = source if turns == 0 else cv2.rotate(source, turns - 1)
+    if is_mirrored:
+        upright = cv2.flip(upright, 1)
+    expected, out = np.zeros((48, 128, 3), np.uint8), np.zeros((48, 128, 3), np.uint8)
+    fit_into(np.ascontiguousarray(upright), expected, mode)
+    frame_into(source, out, Framing(mode, turns, is_mirrored))
+    assert np.abs(out.astype(int) - expected).max() <= 2

@@ -11,7 +11,6 @@ import numpy as np
 
 from bridges.base import Output
 from sdv2live.app import LiveApp, LiveOptions
-from sdv2live.capture.select import open_source
 from sdv2live.engine.base import EngineSpec
 from sdv2live.frames import Pixels
 from sdv2live.registry import Registry
@@ -64,7 +63,8 @@ def live_app(
     for name, value in values.items():
         assert registry.set(name.replace("__", "."), value, origin="test").status == "accepted"
     watcher = Watcher()
-    options = LiveOptions(source=open_source(source, loop=True), outputs=[watcher], spec=spec, policy=policy)
+    assert registry.set("source.name", source, origin="test").status == "accepted"
+    options = LiveOptions(outputs=[watcher], spec=spec, policy=policy)
     app = LiveApp(registry, options)
     failures: list[BaseException] = []
 

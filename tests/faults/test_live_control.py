@@ -107,7 +107,7 @@ def test_freeze_holds_and_bypass_shows_the_source(running: Running) -> None:
     until(lambda: len(watcher.ticks) > ticks + 3, "more ticks")
     frame = app.session.newest_frame
     assert frame is not None
-    shown = app.presenter._fitted(frame)
+    shown = app.presenter._fitted(frame, app.registry.snapshot())
     assert np.abs(shown.astype(int) - watcher.newest.astype(int)).mean() < 12, "the pattern, perhaps a frame older"
     app.registry.set("output.bypass", False, origin="test")
 

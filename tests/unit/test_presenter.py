@@ -32,6 +32,7 @@ class Stage:
 
     def __init__(self) -> None:
         self.registry = Registry()
+        self.registry.set("source.fit", "stretch", origin="test")
         self.file, self.camera = Outlet(always_on=False), Outlet(always_on=True)
         self.now_s = 0.0
         self.live: Frame | None = None
@@ -40,10 +41,9 @@ class Stage:
             outlets=[self.file, self.camera],
             size_wh=(48, 32),
             rate_fps=30,
-            fit="stretch",
             clock=FakeClock(),
             newest_frame=lambda: self.live,
-            engine_words=lambda: "loading",
+            words=lambda: "loading",
         )
 
     def set(self, name: str, value: object) -> None:

@@ -1,0 +1,153 @@
+"""What is switched while it runs: sources, outputs, the engine itself; the other parts go on and lose nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from sdv2live.app import LiveApp
+from tests.faults.live import Watcher, live_app, until
+
+Running = tuple[LiveApp, Watcher]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with live_app(record__folder=str(tmp_path_factory.mktemp("recordings"))) as both:
+        yield both
+
+
+def generated_more(app: LiveApp, frames: int = 8) -> None:
+    before = app.session.frames_generated
+    until(lambda: app.session.frames_generated >= before + frames, "new pictures")
+
+
+def test_another_source_takes_over_and_the_stream_goes_on(running: Running) -> None:
+    app, _ = running
+    for spec in ("clip", "pattern"):
+        epoch = app.supervisor.engine.epoch if app.supervisor.engine else None
+        app.registry.set("source.name", spec, origin="test")
+        until(lambda s=spec: app.sources.playing is not None and app.sources.playing.spec == s, spec)
+        generated_more(app)
+        assert app.supervisor.engine is not None and app.supervisor.engine.epoch == epoch, "no reset"
+    assert app.status().source.name == "pattern" and app.status().problems == ()
+
+
+def test_a_source_that_cannot_be_opened_changes_nothing(running: Running, tmp_path: Path) -> None:
+    app, _ = running
+    playing = app.sources.playing
+    for spec in (f"file:{tmp_path / 'nowhere.mp4'}", "no such thing", f"file:{tmp_path}"):
+        app.registry.set("source.name", spec, origin="test")
+        until(lambda: app.registry.get("source.name") == "pattern", "the table says what plays")
+        assert app.sources.playing is playing
+        assert any(tmp_path.name in problem or "no such thing" in problem for problem in app.status().problems)
+    generated_more(app)
+    app.registry.set("source.name", "clip", origin="test")
+    app.registry.set("source.name", "pattern", origin="test")  # the newest of two wishes counts
+    until(lambda: app.sources.playing not in (None, playing) and app.status().source.spec == "pattern", "pattern")
+    until(lambda: app.status().problems == (), "a source that plays ends the complaint")
+
+
+def test_fifty_changes_of_source_leave_one_thread_and_a_running_stream(running: Running) -> None:
+    app, _ = running
+    for number in range(50):
+        app.registry.set("source.name", ("clip", "pattern")[number % 2], origin="test")
+        if number % 5 == 0:
+            generated_more(app, 1)
+    app.registry.set("source.name", "clip", origin="test")
+    until(lambda: app.sources.playing is not None and app.sources.playing.spec == "clip", "the last one plays")
+    generated_more(app)
+    import threading
+
+    captures = [thread for thread in threading.enumerate() if thread.name == "capture"]
+    until(lambda: sum(thread.is_alive() for thread in captures) == 1, "one capture thread")
+
+
+def test_a_recording_begins_and_ends_while_it_runs(running: Running) -> None:
+    app, _ = running
+    app.registry.set("output.record", True, origin="test")
+    until(lambda: (line := app.status().recording) is not None and line.written > 20, "a recording")
+    line = app.status().recording
+    assert line is not None and line.path is not None and line.path.name.startswith("sdv2live 20")
+    app.registry.set("output.record", False, origin="test")
+    until(lambda: app.status().recording is None, "its end")
+    generated_more(app)
+    app.rack._later.submit(lambda: None).result(30)  # closed for good
+    with av.open(str(line.path)) as container:
+        assert sum(1 for _ in container.decode(video=0)) >= 20
+
+
+def test_a_camera_that_is_not_there_is_said_and_the_rest_goes_on(running: Running) -> None:
+    app, _ = running
+    app.registry.set("camera.device", "/dev/video99", origin="test")
+    app.registry.set("output.camera", True, origin="test")
+    until(lambda: (line := app.status().camera) is not None and line.state == "failed", "the failure")
+    assert any("/dev/video99" in problem for problem in app.status().problems)
+    generated_more(app)
+    app.registry.set("output.camera", False, origin="test")
+    until(lambda: app.status().camera is None and app.status().problems == (), "the camera is off")
+
+
+def test_off_frees_source_and_engine_and_on_brings_them_back(running: Running) -> None:
+    app, watcher = running
+    engine = app.supervisor.engine
+    assert engine is not None
+    app.registry.set("stream.running", False, origin="test")
+    until(lambda: app.supervisor.engine is None and app.sources.playing is None, "both are gone")
+    assert app.status().engine_state == "stopped"
+    ticks = len(watcher.ticks)
+    until(lambda: len(watcher.ticks) > ticks + 5, "outputs go on")
+    assert 20 < watcher.newest.mean() < 80, "with a card"
+    app.registry.set("stream.running", True, origin="test")
+    generated_more(app)
+    assert app.supervisor.engine is not engine and app.status().restarts == 0
+
+
+def test_the_engine_starts_again_with_what_was_set_meanwhile(running: Running) -> None:
+    app, watcher = running
+    app.registry.set("engine.size", (96, 64), origin="test")
+    generated_more(app)
+    assert watcher.newest.shape == (64, 64, 3), "set, and not yet in force"
+    app.registry.set("engine.restart", 1, origin="test")
+    until(lambda: watcher.newest.shape == (64, 96, 3) and app.status().engine_state == "running", "the new size")
+    generated_more(app)
+    assert watcher.newest.std() > 5, "a picture"
+
+
+def test_an_engine_that_cannot_be_built_says_why_and_another_can(running: Running) -> None:
+    app, _ = running
+    app.registry.set_many([("engine.window_frames", 2), ("engine.sink_frames", 2)], origin="test")
+    app.registry.set("engine.restart", 1, origin="test")
+    until(lambda: app.status().engine_state == "failed", "the refusal")
+    assert any("window" in problem for problem in app.status().problems)
+    assert not app.is_over(app.clock.now_s()), "it goes on with a card"
+    app.registry.set_many([("engine.window_frames", 6), ("engine.sink_frames", 1)], origin="test")
+    app.registry.set("engine.restart", 1, origin="test")
+    generated_more(app)
+    assert app.status().problems == ()
+
+
+def test_panic_shows_neither_camera_nor_effect(running: Running) -> None:
+    app, watcher = running
+    app.registry.set_many([("output.freeze", True), ("output.bypass", True)], origin="test")
+    app.registry.set("output.panic", True, origin="test")
+    until(lambda: 20 < watcher.newest.mean() < 60 and watcher.newest.std() < 60, "a card")
+    card = watcher.newest
+    time.sleep(0)  # the next ticks show the same
+    ticks = len(watcher.ticks)
+    until(lambda: len(watcher.ticks) > ticks + 3, "ticks")
+    assert np.array_equal(watcher.newest, card)
+    app.registry.set_many([(f"output.{name}", False) for name in ("panic", "freeze", "bypass")], origin="test")
+    until(lambda: not np.array_equal(watcher.newest, card), "the effect again")
+
+
+def test_a_mirror_and_a_turn_act_at_the_next_chunk(running: Running) -> None:
+    app, _ = running
+    for turns in ("90", "0"):
+        app.registry.set_many([("source.rotate", turns), ("source.mirror", turns == "90")], origin="test")
+        generated_more(app)
