@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from sdv2live.api import Stream
 from sdv2live.capture.select import open_source
@@ -55,7 +56,7 @@ def restyled(frames: list[Pixels], preset: Path) -> Pixels:
     apply_preset_file(registry, preset)
     with Stream.of(registry) as stream:
         *_, last = stream(frames)
-    return cv2.resize(last, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(last, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def main() -> None:
