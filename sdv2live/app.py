@@ -26,7 +26,7 @@ from bridges.rack import OutputRack
 from bridges.select import make_output
 from sdv2live.capture.base import Source
 from sdv2live.capture.cards import RANDOM_WEIGHTS_LABEL
-from sdv2live.capture.select import open_source
+from sdv2live.capture.select import SourceChoice, list_sources, open_source
 from sdv2live.chunker import Chunker
 from sdv2live.clock import Clock, MonotonicClock
 from sdv2live.engine.base import EngineSpec
@@ -35,8 +35,9 @@ from sdv2live.errors import UserError
 from sdv2live.filters import parse_chain, size_after
 from sdv2live.parameters import TABLE, Kind
 from sdv2live.paths import assets_dir, recordings_dir
-from sdv2live.presenter import Presenter
+from sdv2live.presenter import Presenter, Shown
 from sdv2live.presets import apply_preset
+from sdv2live.queues import LatestSlot
 from sdv2live.registry import Change, Registry
 from sdv2live.session import Session
 from sdv2live.settings import engine_spec, settings_of
@@ -276,11 +277,21 @@ class LiveApp:
             if now_s >= next_status_s:
                 self._print_status(now_s)
                 next_status_s = now_s + STATUS_PERIOD_S
-            if self.is_over(now_s):
+            if self.is_over():
                 break
 
-    def is_over(self, now_s: float) -> bool:
+    @property
+    def preview(self) -> LatestSlot[Shown]:
+        return self.presenter.preview
+
+    def list_sources(self) -> list[SourceChoice]:
+        return list_sources()
+
+    def is_over(self) -> bool:
         """Whether there is nothing left to run for; from the main thread."""
+        now_s = self.clock.now_s()
+        if self.stop_requested.is_set():
+            return True
         first_s = self.presenter.first_picture_s
         if self.session.failure or self.presenter.failure:
             return True
@@ -427,8 +438,8 @@ class LiveApp:
                 log.error("the summary could not be written to %s: %s", self.options.json_path, error.strerror)
 
 
-def run_live(registry: Registry, options: LiveOptions) -> int:
-    """A live run with this process's signals: the first asks it to end, the second ends it."""
+def run_live(registry: Registry, options: LiveOptions, drive: Callable[[LiveApp], None] | None = None) -> int:
+    """A live run with this process's signals: the first asks it to end, the second ends it. drive: as in `run`."""
     app = LiveApp(registry, options)
 
     def on_signal(number: int, _frame: object) -> None:
@@ -438,7 +449,7 @@ def run_live(registry: Registry, options: LiveOptions) -> int:
 
     old = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return app.run()
+        return app.run(None if drive is None else lambda: drive(app))
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

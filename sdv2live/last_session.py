@@ -34,7 +34,9 @@ MAX_WINDOW_BYTES = 256 << 10
 MAX_FAULTS_SAID = 5
 
 # What holds for a moment, and a timing run's setting, which would silently make a meaningless picture next time.
-_NOT_KEPT = frozenset([*MOMENTARY, "output.panic", "prompt.next", "engine.random_weights"])
+_NOT_KEPT = frozenset(
+    ["output.bypass", "output.freeze", "output.panic", "output.record", "prompt.next", "engine.random_weights"]
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,8 @@ class Registry:
     def __init__(self, table: Mapping[str, Parameter] = TABLE) -> None:
         self.table = table
         self._lock = threading.RLock()
-        self._values: dict[str, Value] = {name: row.default for name, row in table.items()}
+        self._defaults: dict[str, Value] = {name: row.default for name, row in table.items()}
+        self._values = dict(self._defaults)
         self._user_set: set[str] = set()
         self._listeners: list[Listener] = []
         self._snapshot = Snapshot(0, MappingProxyType(dict(self._values)))
@@ -115,13 +116,29 @@ class Registry:
                     raise UserError(f"{name} = {_shown(value)} was refused: {result.reason}{hint}.")
             self._commit(draft, [name for name, _ in items], origin)
 
+    def default(self, name: str) -> Value:
+        """What holds where nobody chose: the engine's own, or the table's."""
+        return self._defaults[name]
+
+    def reset(self, names: Iterable[str], *, origin: str) -> None:
+        """Go back to the defaults, as if nobody had chosen."""
+        with self._lock:
+            draft = dict(self._values)
+            names = [name for name in names if self.table[name].kind is not Kind.TRIGGER]
+            draft.update((name, self._defaults[name]) for name in names)
+            self._user_set.difference_update(names)
+            for name in names:
+                reconcile(draft, name)
+            self._replace(draft, origin)
+
     def apply_engine_defaults(self, defaults: Mapping[str, Value]) -> None:
         """Fill in what the engine brings, for everything that the user did not choose."""
         with self._lock:
             draft = dict(self._values)
             for name, value in defaults.items():
+                self._defaults[name] = coerce(self.table[name], value).value
                 if name not in self._user_set:
-                    draft[name] = coerce(self.table[name], value).value
+                    draft[name] = self._defaults[name]
             for name in defaults:
                 reconcile(draft, name)
             self._replace(draft, "engine")

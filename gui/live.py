@@ -1,0 +1,141 @@
+"""What the window may ask of the app. Owns: that contract, and the way from the registry to the GUI thread.
+
+The window sets parameters and reads a status; it never waits for the app and the app never waits for it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from PySide6.QtCore import QObject, Qt, Signal
+
+from sdv2live.frames import Pixels
+from sdv2live.parameters import Value
+from sdv2live.queues import LatestSlot
+from sdv2live.registry import Change, Registry
+from sdv2live.status import LiveStatus
+
+
+class Shown(Protocol):
+    """One tick of the output clock: the picture as every output got it, and the source's beside it, [H, W, 3] uint8."""
+
+    @property
+    def picture(self) -> Pixels: ...
+
+    @property
+    def source(self) -> Pixels | None: ...
+
+
+class SourceChoice(Protocol):
+    """A source that can be picked: its spelling and what a person calls it."""
+
+    @property
+    def spec(self) -> str: ...
+
+    @property
+    def label(self) -> str: ...
+
+
+class Live(Protocol):
+    """The running app."""
+
+    @property
+    def registry(self) -> Registry: ...
+
+    @property
+    def preview(self) -> LatestSlot[Shown]: ...
+
+    def status(self) -> LiveStatus: ...
+
+    def list_sources(self) -> Sequence[SourceChoice]:
+        """May take a second: never on the GUI thread."""
+
+    def is_over(self) -> bool:
+        """Whether the run has ended by itself."""
+
+
+class Knobs(QObject):
+    """The registry for widgets: set from here, heard on the GUI thread, however often and by whomever it is set.
+
+    Changes that come faster than the GUI thread takes them are gathered by name: a slow window hears less often.
+    """
+
+    changed = Signal(set)
+    refused = Signal(str)
+    _arrived = Signal()
+
+    def __init__(self, registry: Registry) -> None:
+        super().__init__()
+        self.registry = registry
+        self._lock = threading.Lock()
+        self._names: set[str] = set()
+        self._arrived.connect(self._deliver, Qt.ConnectionType.QueuedConnection)
+        self._end = registry.subscribe(self._note)
+
+    def set(self, name: str, value: object) -> None:
+        self.set_many([(name, value)])
+
+    def set_many(self, items: Sequence[tuple[str, object]]) -> None:
+        for result in self.registry.set_many(items, origin="gui"):
+            if result.status == "rejected":
+                self.refused.emit(f"{result.name} was not changed: {result.reason}.")
+                # The widget shows what was typed: let it show what holds.
+                self.changed.emit({result.name})
+
+    def set_back(self, values: Mapping[str, Value]) -> None:
+        """Values that held before, those that nobody had chosen too."""
+        registry = self.registry
+        registry.reset([name for name, value in values.items() if value is None], origin="gui")
+        self.set_many([(name, value) for name, value in values.items() if value is not None])
+
+    def reset(self, name: str) -> None:
+        self.registry.reset([name], origin="gui")
+
+    def close(self) -> None:
+        self._end()
+
+    def _note(self, change: Change) -> None:
+        with self._lock:
+            is_first = not self._names
+            self._names.update(change.values)
+        if is_first:
+            self._arrived.emit()
+
+    def _deliver(self) -> None:
+        with self._lock:
+            names, self._names = self._names, set()
+        self.changed.emit(names)
+
+
+class Background(QObject):
+    """Work off the GUI thread: `run(work, then)` calls then(result) back on it. One piece of work at a time."""
+
+    _done = Signal(object, object)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._done.connect(self._finish, Qt.ConnectionType.QueuedConnection)
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        return self._thread is not None
+
+    def run(self, work: Callable[[], object], then: Callable[[object], None]) -> None:
+        """Nothing happens while earlier work is not yet done."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, args=(work, then), name="window work", daemon=True)
+            self._thread.start()
+
+    def wait(self, timeout_s: float) -> None:
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def _work(self, work: Callable[[], object], then: Callable[[object], None]) -> None:
+        self._done.emit(work(), then)
+
+    def _finish(self, result: object, then: Callable[[object], None]) -> None:
+        self._thread = None
+        then(result)

@@ -1,0 +1,277 @@
+"""The window: preview on the left, knobs on the right, the show's switches below. Owns layout, keys and the pulse.
+
+Runs on the GUI thread alone. It sets parameters and asks for a status ten times a second; nothing here waits for the
+app, so that a blocked window blocks no picture and a hanging engine no window.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from functools import partial
+
+from PySide6.QtCore import QByteArray, Qt, QTimer, QUrl
+from PySide6.QtGui import QAction, QCloseEvent, QDesktopServices, QKeySequence, QShortcut
+from PySide6.QtWidgets import (
+    QHBoxLayout,
+    QLabel,
+    QMainWindow,
+    QMessageBox,
+    QPushButton,
+    QSplitter,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from gui.control_panel import ControlPanel
+from gui.live import Knobs, Live
+from gui.notice import Notice
+from gui.preview import Preview, View
+from gui.status_line import StatusLine
+from gui.undo import Undo
+
+PULSE_MS = 100
+SWITCHES = (  # parameter, words, key, what it does
+    ("output.bypass", "Bypass", "F6", "Show the camera instead of the effect"),
+    ("output.freeze", "Freeze", "F7", "Hold the picture"),
+    ("output.panic", "Panic", "F8", "Show a plain card at once: neither camera nor effect"),
+    ("output.camera", "Virtual camera", "F9", "Give the picture to OBS, Zoom and browsers as a camera"),
+    ("output.record", "Record", "F10", "Record the picture into a file"),
+)
+KEYS = (
+    ("F1", "this list"),
+    ("Ctrl+L", "write a prompt (Enter uses it)"),
+    ("Ctrl+1 ... Ctrl+9", "use a look"),
+    ("Ctrl+S", "save the look"),
+    ("Ctrl+Z, Ctrl+Shift+Z", "undo and redo what was turned"),
+    ("F2, F3, F4", "effect, source, both"),
+    ("F5", "start and stop"),
+    *((key, doc[:1].lower() + doc[1:]) for _, _, key, doc in SWITCHES),
+    ("F11", "picture alone, full screen (Escape ends it)"),
+    ("Ctrl+Shift+R", "start the stream anew"),
+    ("Ctrl+R", "restart the engine"),
+    ("Ctrl+Q", "quit"),
+)
+
+
+class MainWindow(QMainWindow):
+    """on_over() is called once when the run has ended by itself."""
+
+    def __init__(self, live: Live, *, on_over: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self.live, self._on_over = live, on_over
+        self.knobs = Knobs(live.registry)
+        self.setWindowTitle("sdv2live")
+        self.notice = Notice()
+        self.preview = Preview(live.preview)
+        self.panel = ControlPanel(live, self.knobs, lambda: self.preview.newest)
+        self.status_line = StatusLine()
+        self.setStatusBar(self.status_line)
+        self.undo = Undo(self.knobs)
+        self._recorded: object = None
+        left = QWidget()
+        left_layout = QVBoxLayout(left)
+        left_layout.setContentsMargins(10, 10, 4, 6)
+        left_layout.addLayout(self._views())
+        left_layout.addWidget(self.preview, 1)
+        left_layout.addLayout(self._transport())
+        self.splitter = QSplitter(Qt.Orientation.Horizontal)
+        self.splitter.addWidget(left)
+        self.splitter.addWidget(self.panel)
+        self.splitter.setStretchFactor(0, 1)
+        self.splitter.setCollapsible(0, False)
+        self.splitter.setSizes([800, 420])
+        whole = QWidget()
+        layout = QVBoxLayout(whole)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(0)
+        layout.addWidget(self.notice)
+        layout.addWidget(self.splitter, 1)
+        self.setCentralWidget(whole)
+        self.resize(1220, 800)
+        self.panel.looks.failed.connect(self.notice.tell)
+        self.panel.looks.said.connect(self.status_line.say)
+        self.knobs.refused.connect(self.notice.tell)
+        self.knobs.changed.connect(self._follow)
+        self.preview.double_clicked.connect(self.toggle_full_screen)
+        self._add_keys()
+        self._follow({name for name, *_ in SWITCHES} | {"stream.running"})
+        self._pulse = QTimer(self)
+        self._pulse.timeout.connect(self.beat)
+        self._pulse.start(PULSE_MS)
+        self.panel.prompt.setFocus()
+
+    # ---- parts
+
+    def _views(self) -> QHBoxLayout:
+        line = QHBoxLayout()
+        self.view_buttons: dict[View, QPushButton] = {}
+        for view, key in ((View.EFFECT, "F2"), (View.SOURCE, "F3"), (View.SPLIT, "F4")):
+            button = QPushButton(view.value.capitalize())
+            button.setCheckable(True)
+            button.setAutoExclusive(True)
+            button.setToolTip(f"Show {'both beside each other' if view is View.SPLIT else f'the {view}'} ({key})")
+            button.clicked.connect(lambda _=False, which=view: self.preview.set_view(which))
+            QShortcut(QKeySequence(key), self, button.click)
+            self.view_buttons[view] = button
+            line.addWidget(button)
+        self.view_buttons[View.EFFECT].setChecked(True)
+        line.addStretch(1)
+        full = QToolButton()
+        full.setText("Full screen")
+        full.setToolTip("The picture alone (F11)")
+        full.clicked.connect(self.toggle_full_screen)
+        line.addWidget(full)
+        return line
+
+    def _transport(self) -> QHBoxLayout:
+        line = QHBoxLayout()
+        self.start_button = QPushButton()
+        self.start_button.setObjectName("primary")
+        self.start_button.setMinimumWidth(90)
+        self.start_button.clicked.connect(self.toggle_running)
+        line.addWidget(self.start_button)
+        self.switches: dict[str, QPushButton] = {}
+        for name, words, key, doc in SWITCHES:
+            button = QPushButton(words)
+            button.setCheckable(True)
+            button.setToolTip(f"{doc} ({key})\nOSC: {self.live.registry.table[name].osc_addresses[-1]}")
+            button.setObjectName("panic" if name == "output.panic" else "")
+            button.toggled.connect(lambda is_on, which=name: self.knobs.set(which, is_on))
+            QShortcut(QKeySequence(key), self, button.toggle)
+            self.switches[name] = button
+            line.addWidget(button)
+        line.addStretch(1)
+        self.outputs = QLabel()
+        self.outputs.setObjectName("quiet")
+        self.outputs.setMinimumWidth(40)
+        line.addWidget(self.outputs)
+        return line
+
+    def _add_keys(self) -> None:
+        def key(keys: str | QKeySequence.StandardKey, act: Callable[[], object]) -> None:
+            action = QAction(self)
+            action.setShortcut(QKeySequence(keys))
+            action.triggered.connect(lambda: act())
+            self.addAction(action)
+
+        key("F1", self.show_keys)
+        key("F5", self.toggle_running)
+        key("F11", self.toggle_full_screen)
+        key("Ctrl+L", self.panel.prompt.setFocus)
+        key("Ctrl+S", self.panel.looks.save_as)
+        key("Ctrl+R", lambda: self.knobs.set("engine.restart", 1))
+        key("Ctrl+Shift+R", lambda: self.knobs.set("stream.reset", 1))
+        key("Ctrl+Q", self.close)
+        key("Ctrl+Shift+Z", self.undo.redo)
+        key("Ctrl+Z", self.undo.undo)
+        for number in range(1, 10):
+            key(f"Ctrl+{number}", partial(self._use_look, number - 1))
+        self._escape = QShortcut(QKeySequence("Escape"), self, self._leave_full_screen)
+        self._escape.setEnabled(False)
+
+    # ---- what is asked of it
+
+    def toggle_running(self) -> None:
+        self.knobs.set("stream.running", not self.knobs.registry.get("stream.running"))
+
+    def toggle_full_screen(self) -> None:
+        self._show_alone(not self.isFullScreen())
+
+    def show_keys(self) -> None:
+        box = QMessageBox(self)
+        box.setWindowTitle("Keys")
+        rows = "".join(f"<tr><td><b>{key}</b></td><td>&nbsp;&nbsp;{words}</td></tr>" for key, words in KEYS)
+        box.setText(f"<table>{rows}</table><p>Right-click a label to copy its OSC address.</p>")
+        box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        box.open()
+
+    def beat(self) -> None:
+        """Ten times a second: how is it doing?"""
+        status = self.live.status()
+        self.status_line.show_status(status)
+        self.panel.source.show_status(status.source)
+        if status.engine_state == "running":
+            self.panel.trace.add(status.noise_scale, status.motion)
+        self.notice.hold(status.problems)
+        words = [f"camera {status.camera.state}"] if status.camera is not None else []
+        if status.recording is not None:
+            words.append(f"recording {status.recording.written} pictures")
+        self.outputs.setText("   ".join(words))
+        self._tell_recorded(status.recording.path if status.recording is not None else None)
+        if self.live.is_over():
+            self._pulse.stop()
+            self._on_over()
+
+    def window_state(self) -> dict[str, str]:
+        """Size, place and what was unfolded, for the next start."""
+        state = {
+            "geometry": base64.b64encode(bytes(self.saveGeometry().data())).decode(),
+            "splitter": base64.b64encode(bytes(self.splitter.saveState().data())).decode(),
+            "view": self.preview.view.value,
+            "open": ",".join(name for name, fold in self.panel.folds.items() if fold.isChecked()),
+        }
+        return state
+
+    def restore_window(self, state: dict[str, str]) -> None:
+        """What does not fit is left as it is."""
+        try:
+            self.restoreGeometry(QByteArray(base64.b64decode(state.get("geometry", ""), validate=True)))
+            self.splitter.restoreState(QByteArray(base64.b64decode(state.get("splitter", ""), validate=True)))
+        except ValueError:
+            return
+        for name in state.get("open", "").split(","):
+            if name in self.panel.folds:
+                self.panel.folds[name].setChecked(True)
+        if state.get("view") in list(View):
+            self.view_buttons[View(state["view"])].click()
+
+    def closeEvent(self, event: QCloseEvent) -> None:
+        self._pulse.stop()
+        self.preview.stop()
+        self.panel.close_down()
+        self.knobs.close()
+        event.accept()
+
+    # ---- inside
+
+    def _follow(self, names: set[str]) -> None:
+        for name in names & self.switches.keys():
+            button = self.switches[name]
+            button.blockSignals(True)
+            button.setChecked(bool(self.knobs.registry.get(name)))
+            button.blockSignals(False)
+        if "stream.running" in names:
+            is_on = bool(self.knobs.registry.get("stream.running"))
+            self.start_button.setText("Stop" if is_on else "Start")
+            self.start_button.setToolTip("Free the camera and the engine (F5)" if is_on else "Go on the air (F5)")
+
+    def _use_look(self, place: int) -> None:
+        names = self.panel.looks.names
+        if place < len(names):
+            self.panel.looks.apply(names[place])
+
+    def _tell_recorded(self, path: object) -> None:
+        """When a recording has ended: where it lies."""
+        if path is None and self._recorded is not None:
+            self.status_line.showMessage(f"recorded: {self._recorded}", 15_000)
+        self._recorded = path
+
+    def _show_alone(self, is_alone: bool) -> None:
+        for part in (self.panel, self.status_line):
+            part.setVisible(not is_alone)
+        for button in (*self.view_buttons.values(), *self.switches.values(), self.start_button):
+            button.setVisible(not is_alone)
+        self._escape.setEnabled(is_alone)
+        if is_alone:
+            self.showFullScreen()
+        else:
+            self.showNormal()
+
+    def _leave_full_screen(self) -> None:
+        if self.isFullScreen():
+            self._show_alone(False)
+
+    def open_folder(self, path: str) -> None:
+        QDesktopServices.openUrl(QUrl.fromLocalFile(path))

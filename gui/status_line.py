@@ -1,0 +1,52 @@
+"""The bottom line: how it is doing, in numbers that a performer needs."""
+
+from __future__ import annotations
+
+from PySide6.QtWidgets import QLabel, QStatusBar
+
+from gui import theme
+from sdv2live.status import LiveStatus
+
+COLOURS = {"running": theme.GOOD, "loading": theme.WARN, "restarting": theme.WARN, "failed": theme.BAD}
+
+
+class StatusLine(QStatusBar):
+    """new fps, age, drops, memory, and the engine's state in words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setSizeGripEnabled(False)
+        self._labels = {name: QLabel() for name in ("engine", "fps", "age", "drops", "memory", "osc")}
+        tips = {
+            "engine": "State of the engine, and where it runs",
+            "fps": "New pictures a second",
+            "age": "From the camera to the picture; in OBS, give the sound this delay",
+            "drops": "Frames of the source not used, late pictures, pictures an output missed, engine restarts",
+            "memory": "Memory of the app and its engine",
+            "osc": "Other programs send OSC to this port of this machine",
+        }
+        for name, label in self._labels.items():
+            label.setToolTip(tips[name])
+            label.setAccessibleName(tips[name])
+            self.addWidget(label, 1 if name == "engine" else 0)
+
+    def show_status(self, status: LiveStatus) -> None:
+        width, height = status.size_wh
+        where = f" on {status.device}" if status.device else ""
+        texts = {
+            "engine": f"{status.engine_name} {width}x{height}{where}: {status.engine_words}",
+            "fps": f"{status.new_fps:.1f} fps",
+            "age": f"age {status.age_ms:.0f} ms" if status.age_ms is not None else "age -",
+            "drops": (
+                f"dropped {status.dropped}  late {status.lagged}  skipped {status.skipped}  restarts {status.restarts}"
+            ),
+            "memory": f"{status.memory_bytes / 2**20:.0f} MB" if status.memory_bytes else "",
+            "osc": f"OSC {status.osc_port}" if status.osc_port else "OSC off",
+        }
+        for name, text in texts.items():
+            self._labels[name].setText(text)
+        self._labels["engine"].setStyleSheet(f"color: {COLOURS.get(status.engine_state, theme.QUIET)}")
+
+    def say(self, words: str) -> None:
+        """A word in passing."""
+        self.showMessage(words, 4000)
