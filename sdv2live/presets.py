@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from sdv2live.errors import UserError, one_line
+from sdv2live.file_names import name_fault, twin_key
 from sdv2live.parameters import TABLE, Kind, Value, coerce
 from sdv2live.paths import presets_dir, user_config_dir
 from sdv2live.registry import Registry
 from sdv2live.strict_files import read_bytes, read_json, write_bytes, write_json
 
 FORMAT = 1
-MAX_NAME_CHARS = 64
 MAX_THUMBNAIL_BYTES = 256 << 10
 MAX_THUMBNAIL_SIDE = 1024
 TRASH = ".trash"
@@ -44,12 +44,6 @@ _PAIRS = {
 
 _SUFFIX = ".json"
 _PICTURE_SUFFIXES = (".jpg", ".png")
-_RESERVED = frozenset(["con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "0123456789")])
-_MAX_NAME_BYTES = 200  # a file system counts bytes, and the suffix comes on top
-# Letters and marks that nobody sees: with one of them two names look alike.
-_UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0") | frozenset(
-    chr(code) for code in (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))
-)
 _lock = threading.RLock()
 
 
@@ -96,27 +90,27 @@ class DeletedPreset:
 
 def preset_names() -> list[str]:
     """The presets that can be named, the user's own and those that come with sdv2live."""
-    return sorted({name for folder in _folders() for name in _stems(folder) if not _name_fault(name)})
+    return sorted({name for folder in _folders() for name in _stems(folder) if not name_fault(name)})
 
 
 def list_presets() -> list[Preset]:
     """Every preset, by name, broken ones too. Reads each file: not for a thread that draws."""
     own, shipped = _folders()
     found = [_described(name, path, is_own=True) for name, path in _stems(own).items()]
-    hidden = {_twin_key(preset.name) for preset in found}
+    hidden = {twin_key(preset.name) for preset in found}
     if shipped != own:
         found += [
             _described(name, path, is_own=False)
             for name, path in _stems(shipped).items()
-            if _twin_key(name) not in hidden
+            if twin_key(name) not in hidden
         ]
-    return sorted(found, key=lambda preset: (_twin_key(preset.name), preset.name))
+    return sorted(found, key=lambda preset: (twin_key(preset.name), preset.name))
 
 
 def find_preset(name: str) -> Path:
     """The user's own preset of that name before the shipped one. Raises UserError."""
     name = unicodedata.normalize("NFC", name)
-    if not _name_fault(name):
+    if not name_fault(name):
         for folder in _folders():
             path = _stems(folder).get(name)
             if path is not None and path.is_file() and _is_inside(path, folder):
@@ -274,35 +268,13 @@ def rename_preset(name: str, new_name: str) -> Path:
 def checked_name(name: str) -> str:
     """`name` as it is written on disk. Raises UserError that says what is wrong with it."""
     name = unicodedata.normalize("NFC", name)
-    fault = _name_fault(name)
+    fault = name_fault(name)
     if fault:
         raise UserError(f"{name[:64]!r} is no name for a preset: {fault}.")
     return name
 
 
 # ---- names, folders and pictures -----------------------------------------------------------------------------------
-
-
-def _name_fault(name: str) -> str:
-    """What is wrong with an NFC name, or ''. Such a name is a file's name on every system."""
-    if not 0 < len(name) <= MAX_NAME_CHARS or len(name.encode("utf-8", "replace")) > _MAX_NAME_BYTES:
-        return f"it needs 1 to {MAX_NAME_CHARS} characters"
-    if not name[0].isalnum():
-        return "it has to begin with a letter or a digit"
-    if name[-1] in " .":
-        return "it may not end with a space or a dot"
-    for char in name:
-        category = unicodedata.category(char)
-        if not (category[0] == "L" or category in ("Mn", "Mc", "Nd") or char in " -_.") or char in _UNSEEN:
-            return f"{char!r} is not allowed; letters, digits, spaces, - _ and . are"
-    if name.split(".")[0].rstrip().casefold() in _RESERVED:
-        return "Windows keeps that word for a device"
-    return ""
-
-
-def _twin_key(name: str) -> str:
-    """Equal for names that a file system or a person may take for one another."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
 def _folders() -> tuple[Path, Path]:
@@ -320,8 +292,8 @@ def _stems(folder: Path) -> dict[str, Path]:
 
 
 def _twin_in(folder: Path, name: str, *, but: Path | None = None) -> str | None:
-    key = _twin_key(name)
-    same = [stem for stem, path in _stems(folder).items() if _twin_key(stem) == key and path != but]
+    key = twin_key(name)
+    same = [stem for stem, path in _stems(folder).items() if twin_key(stem) == key and path != but]
     return name if name in same else next(iter(same), None)
 
 
@@ -345,7 +317,7 @@ def _is_inside(path: Path, folder: Path) -> bool:
 
 def _described(name: str, path: Path, *, is_own: bool) -> Preset:
     reason = ""
-    fault = _name_fault(name)
+    fault = name_fault(name)
     if fault:
         reason = f"the preset {path} cannot be used under its name, rename it: {fault}."
     elif not _is_inside(path, path.parent):

@@ -125,6 +125,10 @@ def test_the_wheel_holds_every_source_and_data_file(source: Path, wheel: Path) -
     for top, prefix in tops.items():
         files = [path for path in (source / top).rglob("*") if path.is_file()]
         assert {prefix + path.relative_to(source).as_posix() for path in files} <= inside
+    assert {
+        "sdv2live/_data/presets/night.json",
+        "sdv2live/_data/presets/night.jpg",
+    } <= inside  # a look and its thumbnail
     info = f"sdv2live-{sdv2live.__version__}.dist-info"
     assert {name.split("/")[0] for name in inside} == {"sdv2live", "gui", "bridges", info}
 

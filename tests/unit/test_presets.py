@@ -192,8 +192,38 @@ def test_one_s_own_may_hide_a_shipped_one_and_give_way_again(own: Path, registry
 
 
 GOOD_NAMES = ["a", "Night 2", "été", "夜", "ночь_1", "हिन्दी", "x" * 64, "v1.2-b", "夜" * 64, "console", "com10"]
-BAD_NAMES = ["", ".hidden", " a", "a ", "a.", "a/b", "a\\b", "..", "../x", "a\0", "a\n", "CON", "con.a", "Lpt1", "aux .b"]
-BAD_NAMES += ["com0", "x" * 65, "𠀀" * 60, "a:b", "a*", "a?", "a|b", "a\u202eb", "a\u200b", "a\ufe0f", "\u0301a", "😀", "-a"]
+BAD_NAMES = [
+    "",
+    ".hidden",
+    " a",
+    "a ",
+    "a.",
+    "a/b",
+    "a\\b",
+    "..",
+    "../x",
+    "a\0",
+    "a\n",
+    "CON",
+    "con.a",
+    "Lpt1",
+    "aux .b",
+]
+BAD_NAMES += [
+    "com0",
+    "x" * 65,
+    "𠀀" * 60,
+    "a:b",
+    "a*",
+    "a?",
+    "a|b",
+    "a\u202eb",
+    "a\u200b",
+    "a\ufe0f",
+    "\u0301a",
+    "😀",
+    "-a",
+]
 
 
 @pytest.mark.parametrize("name", GOOD_NAMES)
