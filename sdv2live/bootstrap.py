@@ -51,7 +51,7 @@ _TRAINING = ("skimage", "sklearn", "matplotlib")
 _NOTHING = Needs()
 
 NEEDS_OF_COMMAND: Mapping[str, Needs] = {
-    "live": Needs((*_LIVE, "mss"), along=(*_CAMERAS, "pyvirtualcam", "huggingface_hub", *_TEXT_ENCODER)),
+    "live": Needs(_LIVE, along=("mss", *_CAMERAS, "pyvirtualcam", "huggingface_hub", *_TEXT_ENCODER)),
     "render": Needs(_LIVE, along=_TEXT_ENCODER),
     "evaluate": Needs(_LIVE),
     "bench": Needs(_ENGINE),

@@ -90,13 +90,14 @@ class ScreenSource(Source):
         self._region = Region(0, 0, 0, 0)
         self._looked_s = self._opened_s = 0.0
         self._ticks = 0
+        self._first_tick: int | None = None
 
     def open(self) -> SourceInfo:
         self.close()
         self._closed.clear()
         self._connect()
         self._grab()  # a screen that may not be seen says so now
-        self._opened_s, self._ticks = self._clock.now_s(), 0
+        self._opened_s, self._ticks, self._first_tick = self._clock.now_s(), 0, None
         return SourceInfo(self._name, self._region.size_wh, Fraction(self._rate_fps))
 
     def read(self, timeout_s: float = 1.0) -> SourceFrame | None:
@@ -111,7 +112,8 @@ class ScreenSource(Source):
             return None
         if self._clock.wait_until(due_s, self._closed):
             return None
-        media_time_s = self._ticks / self._rate_fps
+        self._first_tick = self._ticks if self._first_tick is None else self._first_tick
+        media_time_s = (self._ticks - self._first_tick) / self._rate_fps
         self._ticks += 1
         if due_s - self._looked_s >= LOOK_PERIOD_S:
             self._connect()

@@ -34,8 +34,8 @@ WANTED_SIZE_WH = (1280, 720)
 WANTED_RATE_FPS = 30
 MOTION_JPEG = float(cv2.VideoWriter.fourcc(*"MJPG"))
 LARGEST_SIDE = 8192
-# Windows' drivers take this long at worst; the capture thread gives up after 30 s by itself.
-FIRST_PICTURE_LIMIT_S = 20.0
+# Some of Windows' drivers take this long to open; the capture thread gives up after 30 s by itself.
+FIRST_PICTURE_LIMIT_S = 20.0 if sys.platform == "win32" else 8.0
 # Without a picture for this long a camera is closed and opened again, which wakes most of those that fell asleep.
 SILENCE_LIMIT_S = 5.0
 # A driver that has no new picture hands the last one again. One that has shown nothing else for this long may show a
@@ -92,13 +92,14 @@ class Webcam(Source):
     def open(self) -> SourceInfo:
         self.close()
         camera = self._camera = self._found()
+        self._check_usable(camera)
         reader = self._reader = _Reader(camera, self._open_device, self._wish, self._clock)
         reader.start()
         first = reader.slot.take(FIRST_PICTURE_LIMIT_S)
         if first is None:
-            reader.failure = reader.failure or "it gives no picture"
+            reason = reader.failure or "it gives no picture"
             self.close()
-            raise UserError(self._opening_failure(camera, reader.failure))
+            raise UserError(f"The camera {camera.name} ({camera.path}) could not be opened ({reason}): {_advice()}.")
         pixels = to_rgb(first.picture, camera.name)
         got = reader.got
         size_wh = (pixels.shape[1], pixels.shape[0])
@@ -150,20 +151,16 @@ class Webcam(Source):
     def _wish(self, device: Device) -> Got:
         return configure(device, self._size_wh, self._rate_fps)
 
-    def _opening_failure(self, camera: Camera, reason: str) -> str:
-        """One sentence; the system knows better than OpenCV why."""
+    def _check_usable(self, camera: Camera) -> None:
+        """Raise what the system knows about the node. Asked before it is opened, since OpenCV only says no."""
         number = self._trouble(camera.path)
         what = f"The camera {camera.name} ({camera.path})"
         if number == errno.EBUSY:
-            return f"{what} is in use by another program: close that program, or choose another camera."
+            raise UserError(f"{what} is in use by another program: close that program, or choose another camera.")
         if number in (errno.EACCES, errno.EPERM):
-            return f"{what} may not be used: run `sudo usermod -aG video $USER` and log in again."
+            raise UserError(f"{what} may not be used: run `sudo usermod -aG video $USER` and log in again.")
         if number in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-            return unplugged_sentence(camera)
-        advice = "close other programs that use it, or unplug it and plug it in"
-        if sys.platform == "darwin":
-            advice += ", and allow it under System Settings > Privacy & Security > Camera"
-        return f"{what} could not be opened ({reason}): {advice}."
+            raise UserError(unplugged_sentence(camera))
 
     def _count(self, reader: _Reader) -> None:
         """Move the reader's counts over; a reader that is left behind is not counted any more."""
@@ -268,6 +265,7 @@ def opened_with_cv2(camera: Camera) -> Device:
     os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "2")
     os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")
     os.environ.setdefault("OPENCV_AVFOUNDATION_SKIP_AUTH", "1")
+    cv2.setLogLevel(2)  # errors: what a camera lacks is said by us, once
     if sys.platform == "linux":
         device = cv2.VideoCapture(camera.path, cv2.CAP_V4L2)
     else:
@@ -333,3 +331,10 @@ def to_rgb(picture: Any, name: str) -> Pixels:
 
 def unplugged_sentence(camera: Camera) -> str:
     return f"The camera {camera.name} was unplugged: plug it in again and it goes on, or choose another source."
+
+
+def _advice() -> str:
+    advice = "close other programs that use it, or unplug it and plug it in"
+    if sys.platform == "darwin":
+        advice += ", and allow it under System Settings > Privacy & Security > Camera"
+    return advice
