@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -236,3 +237,32 @@ def interpolation_table(count: int, out_count: int) -> tuple[NDArray[np.intp], N
     low = np.floor(centres).astype(np.intp)
     high = np.minimum(low + 1, count - 1)
     return low, high, np.round((centres - low) * 16).astype(np.uint16)
+
+
+def camera_report() -> list[tuple[str, str]]:
+    """(back-end, what state it is in) for each back-end of this machine, in words and without opening one."""
+    try:
+        backends = sorted(registered_backends())
+    except UserError as error:
+        return [(default_backend(None), str(error))]
+    return [(backend, backend_state(backend)) for backend in backends]
+
+
+def backend_state(backend: str, sys_dir: Path = Path("/sys/devices/virtual/video4linux")) -> str:
+    """One sentence. A loopback device is a video node that belongs to no hardware."""
+    if backend != "v4l2loopback":
+        return f"Looked for when it is opened; where it is missing, {remedy_of(backend)}."
+    nodes = sorted(path.name for path in sys_dir.glob("video*"))
+    if not nodes:
+        return open_failure(backend, None, DEFAULT_SIZE_WH, "not found")
+    usable = [f"/dev/{name}" for name in nodes if os.access(f"/dev/{name}", os.R_OK | os.W_OK)]
+    if not usable:
+        return open_failure(backend, f"/dev/{nodes[0]}", DEFAULT_SIZE_WH, "permission")
+    return f"Ready: {', '.join(usable)}."
+
+
+def remedy_of(backend: str) -> str:
+    """What makes a back-end's camera appear, where it is not the platform's own."""
+    if backend == "unitycapture":
+        return "install Unity Capture and register its camera"
+    return remedy() if backend == default_backend(None) else f"see what `--output camera:{backend}` says"

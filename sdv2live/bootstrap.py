@@ -26,6 +26,7 @@ GUARD_VARIABLE = "SDV2LIVE_BOOTSTRAP"
 # What pip calls a module's package, where the two names differ.
 PACKAGE_OF_MODULE = {
     "cv2": "opencv-python-headless",
+    "cv2_enumerate_cameras": "cv2-enumerate-cameras",
     "pythonosc": "python-osc",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
@@ -44,23 +45,25 @@ class Needs:
 
 _ENGINE = ("torch", "numpy", "einops", "safetensors")
 _LIVE = (*_ENGINE, "cv2", "av")
+_CAMERAS = () if sys.platform == "linux" else ("cv2_enumerate_cameras",)  # Linux tells without
 _TEXT_ENCODER = ("transformers", "tokenizers", "ftfy")  # of the Wan engines
 _TRAINING = ("skimage", "sklearn", "matplotlib")
 _NOTHING = Needs()
 
 NEEDS_OF_COMMAND: Mapping[str, Needs] = {
-    "live": Needs(_LIVE, along=("pyvirtualcam", "huggingface_hub", *_TEXT_ENCODER)),
+    "live": Needs(_LIVE, along=("mss", *_CAMERAS, "pyvirtualcam", "huggingface_hub", *_TEXT_ENCODER)),
     "render": Needs(_LIVE, along=_TEXT_ENCODER),
     "evaluate": Needs(_LIVE),
     "bench": Needs(_ENGINE),
     "stage": Needs(_ENGINE),
     "models": Needs(("huggingface_hub",)),
-    "devices": _NOTHING,
+    "devices": Needs(("numpy", "cv2", "mss"), along=(*_CAMERAS, "pyvirtualcam")),
     "doctor": _NOTHING,
     "help": _NOTHING,
     "test": Needs(
         (
             *_LIVE,
+            "mss",
             *_TEXT_ENCODER,
             "diffusers",
             "pyvirtualcam",

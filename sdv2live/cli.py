@@ -20,7 +20,7 @@ from sdv2live.registry import Registry
 
 USAGE_ERROR = 2
 DEMO_SECONDS = 20.0
-COMMANDS = ("live", "render", "evaluate", "bench")
+COMMANDS = ("live", "render", "evaluate", "bench", "devices")
 _NOT_IN_RENDER = ("output.", "stream.", "osc.", "source.", "camera.", "record.", "schedule")
 _FRAMING = ("source.fit", "source.mirror", "source.rotate")
 
@@ -104,7 +104,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the curves into FILE.png")
     evaluate.set_defaults(run=_evaluate)
 
-    for command in (live, render, bench, evaluate):
+    devices = commands.add_parser("devices", help="list cameras, screens, virtual cameras and GPUs", allow_abbrev=False)
+    devices.add_argument("--json", action="store_true", help="as JSON, for programs")
+    devices.set_defaults(run=_devices)
+
+    for command in (live, render, bench, evaluate, devices):
         command.add_argument("-v", "--verbose", action="store_true", help="say more")
     return parser
 
@@ -239,6 +243,15 @@ def _bench(options: argparse.Namespace) -> int:
     from sdv2live.bench import bench
 
     return bench(registry, chunks=options.chunks, json_path=options.json)
+
+
+def _devices(options: argparse.Namespace) -> int:
+    from bridges.virtual_camera import camera_report
+    from sdv2live.devices import as_json, as_text, report
+
+    found, notes = report(camera_report())
+    print(as_json(found, notes) if options.json else as_text(found, notes))
+    return 0
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def copy_package(folder: Path) -> Path:
         (["evaluate"], LIVE),
         (["bench", "--engine", "pocket"], ENGINE),
         (["stage"], ENGINE),
-        (["devices"], set()),
+        (["devices"], {"numpy", "cv2", "mss"}),
         (["doctor"], set()),
         (["help"], set()),
         (["--version"], set()),
