@@ -49,6 +49,7 @@ from sdv2live.errors import UserError
 log = logging.getLogger(__name__)
 
 START = "systemctl --user start pipewire wireplumber"
+RESTART = "systemctl --user restart pipewire wireplumber"
 DEFAULT_NAME = "sdv2live"
 OPEN_TIMEOUT_S = 5.0
 LARGEST_SIDE = 8192
@@ -149,7 +150,7 @@ class PipeWireCamera:
         lib = self._lib
         self._loop = lib.pw_thread_loop_new(b"sdv2live camera", None)
         if not self._loop:
-            raise UserError("PipeWire gave no thread for the camera: close some programs and try again.")
+            raise UserError("A PipeWire camera got no thread: close some programs and try again.")
         properties = lib.pw_properties_new_string(b"media.type=Video media.class=Video/Source media.role=Camera")
         # One by one, since a name may hold what the text form gives a meaning to.
         for key in (b"node.name", b"node.description", b"node.nick"):
@@ -160,7 +161,9 @@ class PipeWireCamera:
             ctypes.byref(self._events), None,
         )  # fmt: skip
         if not self._stream or lib.pw_thread_loop_start(self._loop) < 0:
-            raise UserError(f"PipeWire could not make the camera {self._name}: is it whole? Run `{INSTALL}`.")
+            raise UserError(
+                f"A PipeWire camera could not be made, since parts of PipeWire are missing: run `{INSTALL}`."
+            )
         lib.pw_thread_loop_lock(self._loop)
         try:
             flags = FLAG_DRIVER | FLAG_MAP_BUFFERS
@@ -174,7 +177,7 @@ class PipeWireCamera:
         deadline_s = time.monotonic() + OPEN_TIMEOUT_S
         while self._state < PAUSED and self._lost is None:
             if not self._changed.wait(max(0.0, deadline_s - time.monotonic())):
-                raise UserError(f"PipeWire did not answer within {OPEN_TIMEOUT_S:.0f} s: run `{START}` anew.")
+                raise UserError(f"A PipeWire camera got no answer within {OPEN_TIMEOUT_S:.0f} s: run `{RESTART}`.")
             self._changed.clear()
         if self._lost is not None:
             raise UserError(self._lost)
@@ -271,7 +274,7 @@ class PipeWireCamera:
         if state in (ERROR, UNCONNECTED):
             reason = error.decode(errors="replace") if error else "no reason given"
             self._lost = (
-                f"PipeWire took the camera {self._name} away ({reason}): if it does not come back, run `{START}`."
+                f"The PipeWire camera {self._name} lost its daemon ({reason}): if that stays away, run `{START}`."
             )
         self._changed.set()
 

@@ -116,6 +116,6 @@ def library() -> Any:
     version = lib.pw_get_library_version().decode()
     if tuple(int(part) for part in version.split(".")[:3] if part.isdigit()) < OLDEST_VERSION:
         oldest = ".".join(map(str, OLDEST_VERSION))
-        raise UserError(f"PipeWire {version} is too old for a camera, which needs {oldest}: run `{INSTALL}`.")
+        raise UserError(f"A PipeWire camera needs PipeWire {oldest}, and {version} is here: run `{INSTALL}`.")
     lib.pw_init(None, None)
     return lib
