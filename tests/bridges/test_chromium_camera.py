@@ -45,6 +45,8 @@ async function main() {
     const bits = strip.getImageData(0, 0, BITS, 1).data;
     let number = 0n;
     for (let i = 0; i < BITS; i++) number = number * 2n + (bits[4 * i] > 127 ? 1n : 0n);
+    // The first callback may come before a canvas sees the picture.
+    if (number === 0n && numbers.length === 0) { video.requestVideoFrameCallback(frame); return; }
     numbers.push(number.toString());
     times.push(now);
     if (now - times[0] < SECONDS * 1000) { video.requestVideoFrameCallback(frame); return; }
@@ -159,5 +161,6 @@ def test_chromium_sees_it_at_its_rate_and_in_its_colours(tmp_path: Path, monkeyp
     fps = (len(set(numbers)) - 1) / ((times[-1] - times[0]) / 1000)
     print(f"{fps:.2f} fps, {numbers[-1] - numbers[0] + 1 - len(set(numbers))} left out, colours {result['colours']}")
     assert 25 <= fps <= 35
+    # Chromium halves the colours' resolution and rounds; a wrong matrix or range is off by 15 and more.
     difference = np.abs(np.array(result["colours"]) - np.array(QUARTERS))
     assert difference.max() <= 6, result["colours"]
