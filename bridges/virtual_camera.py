@@ -52,6 +52,7 @@ class VirtualCamera(Output):
         self._size_wh = size_wh
         self._camera: Any = None
         self._letterbox: Letterbox | None = None
+        self._drawn: Pixels | None = None
         self._is_watched: bool | None = None
         self._rate_fps = 1
         self._writes = 0
@@ -81,7 +82,7 @@ class VirtualCamera(Output):
         self._camera = self._first_camera(rate_fps)
         device = str(self._camera.device)
         self._node = (device, identity) if (identity := node_identity(device)) else None
-        self._letterbox = Letterbox(size_wh, self._size_wh)
+        self._letterbox, self._drawn = Letterbox(size_wh, self._size_wh), None
         self._rate_fps, self._writes = max(rate_fps, 1), 0
         width, height = self._size_wh
         log.info("virtual camera %s (%s) is on, %dx%d at %d fps", device, self._camera.backend, width, height, rate_fps)
@@ -144,9 +145,13 @@ class VirtualCamera(Output):
         if size_wh == self._size_wh:
             return pixels
         if size_wh != self._letterbox.size_wh:
-            self._letterbox = Letterbox(size_wh, self._size_wh)
+            self._letterbox, self._drawn = Letterbox(size_wh, self._size_wh), None
         # What nobody watches need not be drawn: the camera only looks whether somebody has come, or PipeWire has gone.
-        return self._letterbox.frame if self._is_watched is False else self._letterbox.place(pixels)
+        # A held picture is the same array again, and lies there already.
+        if self._is_watched is not False and pixels is not self._drawn:
+            self._letterbox.place(pixels)
+            self._drawn = pixels
+        return self._letterbox.frame
 
     def _note_watched(self, is_watched: bool) -> None:
         self._is_watched = is_watched
@@ -154,7 +159,7 @@ class VirtualCamera(Output):
 
     def close(self) -> None:
         camera, self._camera = self._camera, None
-        self._node = self._is_watched = None
+        self._node = self._is_watched = self._drawn = None
         if camera is None:
             return
         try:

@@ -197,6 +197,25 @@ def test_what_is_no_picture_is_refused_in_a_sentence(backend: type[RecordingBack
     assert backend.opened[0].closed == 1
 
 
+def test_a_held_picture_is_scaled_once(backend: type[RecordingBackend], monkeypatch: pytest.MonkeyPatch) -> None:
+    placed: list[Pixels] = []
+    place = Letterbox.place
+
+    def counted(letterbox: Letterbox, pixels: Pixels) -> Pixels:
+        placed.append(pixels)
+        return place(letterbox, pixels)
+
+    monkeypatch.setattr(Letterbox, "place", counted)
+    camera = VirtualCamera(backend="test", size_wh=(64, 48))
+    camera.open((32, 32), 30)
+    first, second = (np.full((32, 32, 3), value, np.uint8) for value in (10, 20))
+    for tick, pixels in enumerate((first, first, second, second, first)):
+        camera.write(pixels, tick)
+    camera.close()
+    assert [int(picture.max()) for picture in backend.opened[0].pictures] == [10, 10, 20, 20, 10]
+    assert len(placed) == 3
+
+
 def test_where_nobody_watches_nothing_is_scaled(
     backend: type[RecordingBackend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
