@@ -1,8 +1,8 @@
 """The virtual camera: the outputs `camera`, `camera:BACKEND` and `camera:DEVICE`, through pyvirtualcam.
 
 Owns: which device is used, its fixed size and the picture's place in it. A camera's size never changes while it
-is open, since programs that watch it break on that; a picture of another size is letterboxed inside. Knows
-nothing of engines. Runs on its output's thread.
+is open, since programs that watch it break on that; a picture of any other size is letterboxed inside, and may be
+of another size each time. Knows nothing of engines. Runs on its output's thread.
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ Words = NDArray[np.uint16]
 DEFAULT_SIZE_WH = (1280, 720)
 BLOCK_ROWS = 16
 OBS_CAMERA = "OBS Virtual Camera"
-# What the platform's own backend is; a backend registered by somebody else is used only when it is named.
-DEFAULT_BACKENDS = {"linux": "v4l2loopback", "darwin": "obs", "win32": "obs"}
+PIPEWIRE = "pipewire"
+# The platform's own backends, the next one where the one before has no device at all; a backend registered by
+# somebody else is used only when it is named.
+DEFAULT_BACKENDS = {"linux": ("v4l2loopback", PIPEWIRE), "darwin": ("obs",), "win32": ("obs",)}
 MODPROBE = "sudo modprobe v4l2loopback devices=1 video_nr=10 card_label=sdv2live exclusive_caps=1"
+NO_DEVICE_WORDS = ("does not exist", "no v4l2 loopback", "not installed", "not found")
 
 
 class VirtualCamera(Output):
@@ -50,6 +53,8 @@ class VirtualCamera(Output):
         self._size_wh = size_wh
         self._camera: Any = None
         self._letterbox: Letterbox | None = None
+        self._drawn: Pixels | None = None
+        self._is_watched: bool | None = None
         self._rate_fps = 1
         self._writes = 0
         self._node: tuple[str, tuple[int, int, int]] | None = None
@@ -68,28 +73,50 @@ class VirtualCamera(Output):
             )
         return cls(device=rest, size_wh=size_wh)
 
+    @property
+    def is_watched(self) -> bool | None:
+        """Some program takes pictures now; None where the device does not tell."""
+        return self._is_watched
+
     def open(self, size_wh: tuple[int, int], rate_fps: int) -> None:
         self.close()
-        backends = registered_backends()
-        backend = self._backend or default_backend(self._device)
-        if backend not in backends:
-            raise UserError(
-                f"This machine has no virtual camera backend {backend!r}: choose one of {', '.join(sorted(backends))}."
-            )
-        width, height = self._size_wh
-        import pyvirtualcam
-
-        try:
-            self._camera = pyvirtualcam.Camera(
-                width, height, rate_fps, fmt=pyvirtualcam.PixelFormat.RGB, backend=backend, device=self._device
-            )
-        except (RuntimeError, OSError, ValueError) as error:
-            raise UserError(open_failure(backend, self._device, self._size_wh, one_line(error))) from error
+        self._camera = self._first_camera(rate_fps)
         device = str(self._camera.device)
         self._node = (device, identity) if (identity := node_identity(device)) else None
-        self._letterbox = Letterbox(size_wh, self._size_wh)
+        self._letterbox, self._drawn = Letterbox(size_wh, self._size_wh), None
         self._rate_fps, self._writes = max(rate_fps, 1), 0
-        log.info("virtual camera %s is on, %dx%d at %d fps", device, width, height, rate_fps)
+        width, height = self._size_wh
+        log.info("virtual camera %s (%s) is on, %dx%d at %d fps", device, self._camera.backend, width, height, rate_fps)
+
+    def _first_camera(self, rate_fps: int) -> Any:
+        """The camera that was named, or the first of this platform's that there is."""
+        registered = registered_backends()
+        names = (self._backend,) if self._backend else default_backends(self._device)
+        if not any(name in registered for name in names):
+            raise UserError(
+                f"This machine has no virtual camera backend {names[0]!r}: choose one of "
+                f"{', '.join(sorted(registered))}."
+            )
+        import pyvirtualcam
+
+        width, height = self._size_wh
+        failures: list[str] = []
+        for name in (name for name in names if name in registered):
+            more = {"on_watched": self._note_watched} if name == PIPEWIRE else {}
+            self._is_watched = False if more else None
+            try:
+                return pyvirtualcam.Camera(
+                    width, height, rate_fps, fmt=pyvirtualcam.PixelFormat.RGB, backend=name, device=self._device, **more
+                )
+            except (RuntimeError, OSError, ValueError) as error:
+                reason = one_line(error).removeprefix(f"'{name}' backend: ")
+                failures.append(open_failure(name, self._device, self._size_wh, reason))
+                if not any(word in reason.lower() for word in NO_DEVICE_WORDS):
+                    break  # there is a device, and what is wrong with it is worth saying
+        if len(failures) == 1:
+            raise UserError(failures[0])
+        first, second = failures
+        raise UserError(f"{first.removesuffix('.')}, or use PipeWire instead: {second[:1].lower()}{second[1:]}")
 
     def write(self, pixels: Pixels, tick: int) -> None:
         if self._camera is None or self._letterbox is None:
@@ -102,14 +129,38 @@ class VirtualCamera(Output):
                 raise UserError(f"The virtual camera {device} was removed: {remedy()}.")
         self._writes += 1
         try:
-            self._camera.send(self._letterbox.place(pixels))
+            self._camera.send(self._framed(pixels))
+        except UserError:
+            self.close()
+            raise
         except (RuntimeError, OSError, ValueError) as error:
             self.close()
             raise UserError(f"The virtual camera took no picture ({one_line(error)}): it is opened again.") from error
 
+    def _framed(self, pixels: Pixels) -> Pixels:
+        """`pixels` in a frame of the camera's size. ValueError where that is no picture."""
+        assert self._letterbox is not None
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+            raise ValueError(f"a picture of shape {pixels.shape}")
+        size_wh = pixels.shape[1], pixels.shape[0]
+        if size_wh == self._size_wh:
+            return pixels
+        if size_wh != self._letterbox.size_wh:
+            self._letterbox, self._drawn = Letterbox(size_wh, self._size_wh), None
+        # What nobody watches need not be drawn: the camera only looks whether somebody has come, or PipeWire has gone.
+        # A held picture is the same array again, and lies there already.
+        if self._is_watched is not False and pixels is not self._drawn:
+            self._letterbox.place(pixels)
+            self._drawn = pixels
+        return self._letterbox.frame
+
+    def _note_watched(self, is_watched: bool) -> None:
+        self._is_watched = is_watched
+        log.info("the virtual camera is %s", "being watched" if is_watched else "not watched any more")
+
     def close(self) -> None:
         camera, self._camera = self._camera, None
-        self._node = None
+        self._node = self._is_watched = self._drawn = None
         if camera is None:
             return
         try:
@@ -119,7 +170,7 @@ class VirtualCamera(Output):
 
 
 def registered_backends() -> dict[str, Any]:
-    """The backends that pyvirtualcam has here. UserError where it is not installed or does not load."""
+    """The backends that pyvirtualcam has here, and our own. UserError where it is not installed or does not load."""
     try:
         from pyvirtualcam import camera
     except (ImportError, OSError) as error:
@@ -127,14 +178,22 @@ def registered_backends() -> dict[str, Any]:
             f"The virtual camera needs pyvirtualcam ({one_line(error)}): run `pip install pyvirtualcam`."
         ) from error
     backends: dict[str, Any] = camera.BACKENDS
+    if sys.platform == "linux" and PIPEWIRE not in backends:
+        from bridges.pipewire_camera import PipeWireCamera
+
+        camera.register_backend(PIPEWIRE, PipeWireCamera)
     return backends
 
 
-def default_backend(device: str | None) -> str:
-    """The backend of this platform. On Windows another device than OBS's own is Unity Capture's."""
+def default_backends(device: str | None) -> tuple[str, ...]:
+    """The backends of this platform, best first; one of them where a device is named.
+
+    On Windows another device than OBS's own is Unity Capture's.
+    """
     if sys.platform == "win32" and device not in (None, OBS_CAMERA):
-        return "unitycapture"
-    return DEFAULT_BACKENDS.get(sys.platform, "v4l2loopback")
+        return ("unitycapture",)
+    names = DEFAULT_BACKENDS.get(sys.platform, ("v4l2loopback",))
+    return names[:1] if device else names
 
 
 def remedy() -> str:
@@ -145,15 +204,18 @@ def remedy() -> str:
 
 
 def open_failure(backend: str, device: str | None, size_wh: tuple[int, int], reason: str) -> str:
-    """One sentence from pyvirtualcam's reason."""
+    """One sentence from the backend's reason; our own says it already."""
+    if backend == PIPEWIRE and reason.endswith("."):
+        return reason
     what = f"The virtual camera {device}" if device else f"A virtual camera ({backend})"
     text = reason.lower()
     width, height = size_wh
     if "permission" in text:
         return f"{what} may not be used: run `sudo usermod -aG video $USER` and log in again."
     if "in use" in text or "busy" in text:
-        return f"{what} is in use by another program at another size or format: close that program, or wait."
-    if "does not exist" in text or "no v4l2 loopback" in text or "not installed" in text or "not found" in text:
+        names_it = f" (`fuser -v {device}` names it)" if device and sys.platform == "linux" else ""
+        return f"{what} is in use by another program at another size or format: close that program{names_it}, or wait."
+    if any(word in text for word in NO_DEVICE_WORDS):
         return f"{what} does not exist: {remedy()}."
     if "not a video output" in text or "not a v4l2" in text:
         return f"{what} is not a virtual camera but another device: {remedy()}."
@@ -161,7 +223,12 @@ def open_failure(backend: str, device: str | None, size_wh: tuple[int, int], rea
 
 
 def node_identity(device: str) -> tuple[int, int, int] | None:
-    """What tells a device node from another of the same name; None where there is no such node."""
+    """What tells a device node from another of the same name; None where there is no such node.
+
+    A camera without a node has a name of its own, which must not be taken for a file of that name.
+    """
+    if not os.path.isabs(device):
+        return None
     try:
         found = os.stat(device)
     except (OSError, ValueError):
@@ -181,9 +248,9 @@ class Letterbox:
         inner_width = min(out_width, max(1, round(out_height * width / height)))
         inner_height = min(out_height, max(1, round(out_width * height / width)))
         left, top = (out_width - inner_width) // 2, (out_height - inner_height) // 2
-        self._size_wh = size_wh
-        self._frame = np.zeros((out_height, out_width, 3), np.uint8)
-        self._inner = self._frame[top : top + inner_height, left : left + inner_width]
+        self.size_wh = size_wh
+        self.frame = np.zeros((out_height, out_width, 3), np.uint8)  # the last picture placed
+        self._inner = self.frame[top : top + inner_height, left : left + inner_width]
         low, high, share = interpolation_table(width, inner_width)
         channels = np.arange(3)
         self._low_columns = (low[:, None] * 3 + channels).ravel()
@@ -198,13 +265,13 @@ class Letterbox:
 
     def place(self, pixels: Pixels) -> Pixels:
         """The whole frame [H, W, 3] with `pixels` in it; the same memory each time."""
-        width, height = self._size_wh
+        width, height = self.size_wh
         if pixels.shape != (height, width, 3):
             raise ValueError(f"a picture of shape {pixels.shape} where {(height, width, 3)} was announced")
         inner_height, inner_width = self._inner.shape[:2]
         if (inner_height, inner_width) == (height, width):
             self._inner[:] = pixels
-            return self._frame
+            return self.frame
         rows = pixels.reshape(height, width * 3)
         for first in range(0, height, BLOCK_ROWS):
             block = rows[first : first + BLOCK_ROWS].astype(np.uint16)
@@ -221,7 +288,7 @@ class Letterbox:
             low += 128
             low >>= 8
             self._inner[part] = low.reshape(len(low), inner_width, 3)
-        return self._frame
+        return self.frame
 
 
 def mix_into(out: Words, low: Words, high: Words, share: Words) -> None:

@@ -14,6 +14,7 @@ from pyvirtualcam import camera as pyvirtualcam_camera
 from pyvirtualcam import register_backend
 
 from bridges.base import OutputThread
+from bridges.pipewire_camera import START
 from bridges.virtual_camera import MODPROBE, Letterbox, VirtualCamera
 from sdv2live.capture.test_pattern import read_frame_number, render_pattern
 from sdv2live.clock import MonotonicClock
@@ -28,11 +29,12 @@ class RecordingBackend:
     open_error = ""
     send_error = ""
 
-    def __init__(self, *, width: int, height: int, fps: float, fourcc: int, device: str | None, **_: Any) -> None:
+    def __init__(self, *, width: int, height: int, fps: float, fourcc: int, device: str | None, **kw: Any) -> None:
         if self.open_error:
             raise RuntimeError(self.open_error)
         self.shape = (height, width, 3)
         self.fps = fps
+        self.on_watched = kw.get("on_watched", lambda is_watched: None)
         self.named = device
         self.pictures: list[Pixels] = []
         self.closed = 0
@@ -51,6 +53,14 @@ class RecordingBackend:
 
     def native_fourcc(self) -> int | None:
         return None
+
+
+def refusing(reason: str) -> type[RecordingBackend]:
+    return type("Refusing", (RecordingBackend,), {"open_error": reason, "opened": []})
+
+
+NO_LOOPBACK = "No v4l2 loopback device found at /dev/video[0-99]. Did you run 'modprobe v4l2loopback'?"
+NO_DAEMON = f"A PipeWire camera needs the PipeWire daemon, which does not run: run `{START}`."
 
 
 @pytest.fixture
@@ -131,16 +141,96 @@ def test_scaling_agrees_with_another_implementation(size_wh: tuple[int, int], ou
 def test_without_a_device_the_sentence_has_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     # The platform's own backend, on a machine without such a camera.
     monkeypatch.setattr(sys, "platform", "linux")
-    backends = dict(pyvirtualcam_camera.BACKENDS)
-    backends["v4l2loopback"] = type(
-        "NoDevice",
-        (RecordingBackend,),
-        {"open_error": "No v4l2 loopback device found at /dev/video[0-99]. Did you run 'modprobe v4l2loopback'?"},
-    )
+    backends = {"v4l2loopback": refusing(NO_LOOPBACK), "pipewire": refusing(NO_DAEMON)}
     monkeypatch.setattr(pyvirtualcam_camera, "BACKENDS", backends)
     with pytest.raises(UserError) as caught:
         VirtualCamera().open((256, 256), 30)
-    assert MODPROBE in str(caught.value) and "\n" not in str(caught.value)
+    sentence = str(caught.value)
+    assert MODPROBE in sentence and START in sentence and "\n" not in sentence and ". " not in sentence
+    with pytest.raises(UserError, match=r"^A PipeWire camera needs the PipeWire daemon") as caught:
+        VirtualCamera(backend="pipewire").open((256, 256), 30)
+    assert MODPROBE not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("loopback", "chosen"),
+    # PipeWire stands in where there is no device at all, and not where one is busy or another was named.
+    [("", "v4l2loopback"), (NO_LOOPBACK, "pipewire"), ("Device /dev/video10 is already in use.", None)],
+)
+def test_pipewire_stands_in_where_there_is_no_device(
+    backend: type[RecordingBackend], monkeypatch: pytest.MonkeyPatch, loopback: str, chosen: str | None
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    v4l2 = refusing(loopback)
+    monkeypatch.setattr(pyvirtualcam_camera, "BACKENDS", {"v4l2loopback": v4l2, "pipewire": backend})
+    camera = VirtualCamera()
+    if chosen is None:
+        with pytest.raises(UserError, match="in use by another program"):
+            camera.open((256, 256), 30)
+    else:
+        camera.open((256, 256), 30)
+        camera.close()
+    assert [len(v4l2.opened), len(backend.opened)] == [chosen == "v4l2loopback", chosen == "pipewire"]
+    v4l2.open_error = "Device /dev/video7 does not exist."
+    with pytest.raises(UserError, match="/dev/video7 does not exist"):
+        VirtualCamera(device="/dev/video7").open((256, 256), 30)
+
+
+def test_pictures_of_any_size_are_taken_while_it_stays_open(backend: type[RecordingBackend]) -> None:
+    camera = VirtualCamera(backend="test", size_wh=(320, 180))
+    camera.open((256, 256), 30)
+    sizes = [(256, 256), (320, 180), (832, 480), (256, 256), (1, 1), (17, 301), (320, 180)]
+    for tick, (width, height) in enumerate(sizes):
+        camera.write(np.full((height, width, 3), 10 + tick, np.uint8), tick)
+    camera.close()
+    (device,) = backend.opened
+    assert device.closed == 1 and [picture.shape for picture in device.pictures] == [(180, 320, 3)] * len(sizes)
+    assert [int(picture.max()) for picture in device.pictures] == [10 + tick for tick in range(len(sizes))]
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (48, 64, 4), (0, 64, 3), (48, 64, 1)])
+def test_what_is_no_picture_is_refused_in_a_sentence(backend: type[RecordingBackend], shape: tuple[int, ...]) -> None:
+    camera = VirtualCamera(backend="test", size_wh=(64, 48))
+    camera.open((64, 48), 30)
+    with pytest.raises(UserError, match="a picture of shape"):
+        camera.write(np.zeros(shape, np.uint8), 0)
+    assert backend.opened[0].closed == 1
+
+
+def test_a_held_picture_is_scaled_once(backend: type[RecordingBackend], monkeypatch: pytest.MonkeyPatch) -> None:
+    placed: list[Pixels] = []
+    place = Letterbox.place
+
+    def counted(letterbox: Letterbox, pixels: Pixels) -> Pixels:
+        placed.append(pixels)
+        return place(letterbox, pixels)
+
+    monkeypatch.setattr(Letterbox, "place", counted)
+    camera = VirtualCamera(backend="test", size_wh=(64, 48))
+    camera.open((32, 32), 30)
+    first, second = (np.full((32, 32, 3), value, np.uint8) for value in (10, 20))
+    for tick, pixels in enumerate((first, first, second, second, first)):
+        camera.write(pixels, tick)
+    camera.close()
+    assert [int(picture.max()) for picture in backend.opened[0].pictures] == [10, 10, 20, 20, 10]
+    assert len(placed) == 3
+
+
+def test_where_nobody_watches_nothing_is_scaled(
+    backend: type[RecordingBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pyvirtualcam_camera, "BACKENDS", {"pipewire": backend})
+    camera = VirtualCamera(backend="pipewire", size_wh=(64, 48))
+    camera.open((32, 32), 30)
+    device = backend.opened[0]
+    for tick, is_watched in enumerate((False, True, False)):
+        device.on_watched(is_watched)
+        camera.write(np.full((32, 32, 3), 10 + tick, np.uint8), tick)
+        assert camera.is_watched is is_watched
+    # Once it was watched the last picture drawn stays.
+    assert [int(picture.max()) for picture in device.pictures] == [0, 11, 11]
+    camera.close()
+    assert camera.is_watched is None
 
 
 def test_on_other_systems_it_says_obs(backend: type[RecordingBackend], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +277,11 @@ def test_words_choose_backend_or_device(backend: type[RecordingBackend], monkeyp
 def test_a_test_backend_is_never_chosen_by_itself(
     backend: type[RecordingBackend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pyvirtualcam_camera, "BACKENDS", {"test": backend})
+    monkeypatch.setattr(pyvirtualcam_camera, "BACKENDS", {"test": backend, "pipewire": refusing(NO_DAEMON)})
+    monkeypatch.setattr(sys, "platform", "linux")
+    with pytest.raises(UserError, match="PipeWire daemon"):
+        VirtualCamera().open((256, 256), 30)
+    monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(UserError, match="no virtual camera backend"):
         VirtualCamera().open((256, 256), 30)
     assert backend.opened == []
