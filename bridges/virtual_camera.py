@@ -311,7 +311,7 @@ def camera_report() -> list[tuple[str, str]]:
     try:
         backends = sorted(registered_backends())
     except UserError as error:
-        return [(default_backend(None), str(error))]
+        return [(default_backends(None)[0], str(error))]
     return [(backend, backend_state(backend)) for backend in backends]
 
 
@@ -329,7 +329,11 @@ def backend_state(backend: str, sys_dir: Path = Path("/sys/devices/virtual/video
 
 
 def remedy_of(backend: str) -> str:
-    """What makes a back-end's camera appear, where it is not the platform's own."""
-    if backend == "unitycapture":
-        return "install Unity Capture and register its camera"
-    return remedy() if backend == default_backend(None) else f"see what `--output camera:{backend}` says"
+    """What makes a back-end's camera appear."""
+    words = {
+        "unitycapture": "install Unity Capture and register its camera",
+        PIPEWIRE: "start PipeWire with `systemctl --user start pipewire wireplumber`",
+    }
+    if backend in words:
+        return words[backend]
+    return remedy() if backend in default_backends(None) else f"see what `--output camera:{backend}` says"

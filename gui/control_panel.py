@@ -12,11 +12,12 @@ from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QGridLayout, QLabel, QPushButton, QScrollArea, QToolButton, QVBoxLayout, QWidget
 
 from gui.controls import control_for
-from gui.live import Knobs, Live, Shown
+from gui.live import Knobs, Live
 from gui.looks import Looks
 from gui.noise_trace import NoiseTrace
 from gui.prompt_box import PromptBox
 from gui.source_picker import SourcePicker
+from sdv2live.frames import Shown
 from sdv2live.parameters import Parameter, When
 
 PLACED = (

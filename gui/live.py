@@ -11,21 +11,11 @@ from typing import Protocol
 
 from PySide6.QtCore import QObject, Qt, Signal
 
-from sdv2live.frames import Pixels
+from sdv2live.frames import Shown
 from sdv2live.parameters import Value
 from sdv2live.queues import LatestSlot
 from sdv2live.registry import Change, Registry
 from sdv2live.status import LiveStatus
-
-
-class Shown(Protocol):
-    """One tick of the output clock: the picture as every output got it, and the source's beside it, [H, W, 3] uint8."""
-
-    @property
-    def picture(self) -> Pixels: ...
-
-    @property
-    def source(self) -> Pixels | None: ...
 
 
 class SourceChoice(Protocol):
@@ -41,8 +31,7 @@ class SourceChoice(Protocol):
 class Live(Protocol):
     """The running app."""
 
-    @property
-    def registry(self) -> Registry: ...
+    registry: Registry
 
     @property
     def preview(self) -> LatestSlot[Shown]: ...

@@ -19,8 +19,9 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from gui.live import Background, Knobs, Shown
+from gui.live import Background, Knobs
 from sdv2live.errors import UserError
+from sdv2live.frames import Shown
 from sdv2live.presets import (
     DeletedPreset,
     Preset,

@@ -6,8 +6,7 @@ app, so that a blocked window blocks no picture and a hanging engine no window.
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from PySide6.QtCore import QByteArray, Qt, QTimer, QUrl
@@ -204,28 +203,26 @@ class MainWindow(QMainWindow):
             self._pulse.stop()
             self._on_over()
 
-    def window_state(self) -> dict[str, str]:
+    def window_state(self) -> dict[str, bytes]:
         """Size, place and what was unfolded, for the next start."""
-        state = {
-            "geometry": base64.b64encode(bytes(self.saveGeometry().data())).decode(),
-            "splitter": base64.b64encode(bytes(self.splitter.saveState().data())).decode(),
-            "view": self.preview.view.value,
-            "open": ",".join(name for name, fold in self.panel.folds.items() if fold.isChecked()),
+        unfolded = [name for name, fold in self.panel.folds.items() if fold.isChecked()]
+        return {
+            "geometry": bytes(self.saveGeometry().data()),
+            "splitter": bytes(self.splitter.saveState().data()),
+            "view": self.preview.view.value.encode(),
+            "unfolded": ",".join(unfolded).encode(),
         }
-        return state
 
-    def restore_window(self, state: dict[str, str]) -> None:
+    def restore_window(self, state: Mapping[str, bytes]) -> None:
         """What does not fit is left as it is."""
-        try:
-            self.restoreGeometry(QByteArray(base64.b64decode(state.get("geometry", ""), validate=True)))
-            self.splitter.restoreState(QByteArray(base64.b64decode(state.get("splitter", ""), validate=True)))
-        except ValueError:
-            return
-        for name in state.get("open", "").split(","):
+        self.restoreGeometry(QByteArray(state.get("geometry", b"")))
+        self.splitter.restoreState(QByteArray(state.get("splitter", b"")))
+        for name in state.get("unfolded", b"").decode("utf-8", "replace").split(","):
             if name in self.panel.folds:
                 self.panel.folds[name].setChecked(True)
-        if state.get("view") in list(View):
-            self.view_buttons[View(state["view"])].click()
+        view = state.get("view", b"").decode("utf-8", "replace")
+        if view in list(View):
+            self.view_buttons[View(view)].click()
 
     def closeEvent(self, event: QCloseEvent) -> None:
         self._pulse.stop()

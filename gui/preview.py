@@ -13,8 +13,7 @@ from PySide6.QtGui import QColor, QImage, QKeyEvent, QMouseEvent, QPainter, QPai
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from gui import theme
-from gui.live import Shown
-from sdv2live.frames import Pixels
+from sdv2live.frames import Pixels, Shown
 from sdv2live.queues import LatestSlot
 
 PULL_MS = 16

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -41,9 +41,9 @@ def drive(
     live: Live,
     *,
     assets: Path,
-    state: dict[str, str],
+    state: Mapping[str, bytes],
     history: Sequence[str],
-    on_close: Callable[[dict[str, str], list[str]], None],
+    on_close: Callable[[dict[str, bytes], list[str]], None],
 ) -> None:
     """Show the window until it is closed or the run is over. on_close(window state, prompts) is called at its end."""
     application = make_application(assets)

@@ -33,9 +33,10 @@ from sdv2live.engine.base import EngineSpec
 from sdv2live.engine.client import EngineClient
 from sdv2live.errors import UserError
 from sdv2live.filters import parse_chain, size_after
+from sdv2live.frames import Shown
 from sdv2live.parameters import TABLE, Kind
 from sdv2live.paths import assets_dir, recordings_dir
-from sdv2live.presenter import Presenter, Shown
+from sdv2live.presenter import Presenter
 from sdv2live.presets import apply_preset
 from sdv2live.queues import LatestSlot
 from sdv2live.registry import Change, Registry

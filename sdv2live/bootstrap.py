@@ -28,6 +28,7 @@ PACKAGE_OF_MODULE = {
     "cv2": "opencv-python-headless",
     "cv2_enumerate_cameras": "cv2-enumerate-cameras",
     "pythonosc": "python-osc",
+    "PySide6": "PySide6-Essentials",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
 }
@@ -51,7 +52,7 @@ _TRAINING = ("skimage", "sklearn", "matplotlib")
 _NOTHING = Needs()
 
 NEEDS_OF_COMMAND: Mapping[str, Needs] = {
-    "live": Needs(_LIVE, along=("mss", *_CAMERAS, "pyvirtualcam", "huggingface_hub", *_TEXT_ENCODER)),
+    "live": Needs(_LIVE, along=("PySide6", "mss", *_CAMERAS, "pyvirtualcam", "huggingface_hub", *_TEXT_ENCODER)),
     "render": Needs(_LIVE, along=_TEXT_ENCODER),
     "evaluate": Needs(_LIVE),
     "bench": Needs(_ENGINE),
@@ -65,6 +66,7 @@ NEEDS_OF_COMMAND: Mapping[str, Needs] = {
             *_LIVE,
             "mss",
             *_TEXT_ENCODER,
+            "PySide6",
             "diffusers",
             "pyvirtualcam",
             "pytest",

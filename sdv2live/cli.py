@@ -11,12 +11,15 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from sdv2live import __version__
 from sdv2live.errors import UserError
 from sdv2live.parameters import TABLE, Kind, Parameter, range_text
 from sdv2live.registry import Registry
+
+if TYPE_CHECKING:
+    from sdv2live.last_session import LastSession
 
 USAGE_ERROR = 2
 DEMO_SECONDS = 20.0
@@ -139,24 +142,35 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _registry(options: argparse.Namespace) -> tuple[Registry, list[str]]:
-    """The registry as the command line asks for it, and the names it set. Raises UserError."""
+def _registry(options: argparse.Namespace, last: LastSession | None = None) -> tuple[Registry, list[str]]:
+    """The registry as the command line asks for it, and the names it set. Raises UserError.
+
+    last: what the last session had, for everything that the command line leaves open.
+    """
     registry = Registry()
     given = {name: getattr(options, name) for name in TABLE if getattr(options, name, None) is not None}
     engine_names = [(name, given[name]) for name in given if name.startswith("engine.")]
     registry.set_strictly(engine_names, origin="cli")
     from sdv2live.settings import engine_spec
 
+    if last is not None:
+        last.apply_engine(registry)
     engine_spec(registry)  # brings the engine's defaults, which ranges such as steps.count depend on
     if getattr(options, "preset", None):
         from sdv2live.presets import apply_preset
 
         apply_preset(registry, options.preset)
     registry.set_strictly([(n, v) for n, v in given.items() if not n.startswith("engine.")], origin="cli")
+    if last is not None:
+        last.apply(registry)
     return registry, list(given)
 
 
 def _live(options: argparse.Namespace) -> int:
+    if not options.headless and _has_display():
+        from sdv2live.window import run_window
+
+        return run_window(options, _registry)
     registry, given = _registry(options)
     from bridges.select import make_output
     from sdv2live.app import LiveOptions, run_live
@@ -184,6 +198,10 @@ def _live(options: argparse.Namespace) -> int:
     return code
 
 
+def _has_display() -> bool:
+    return sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
 def _check_files(source: str, outputs: list[str], json_path: Path | None) -> None:
     """No file may be written twice, or read and written, and the summary needs a folder: before anything is touched."""
     paths = [Path(spec.removeprefix("file:")).expanduser().resolve() for spec in outputs if spec.startswith("file:")]
@@ -209,7 +227,7 @@ def _demo(seconds: float | None) -> tuple[list[str], float]:
     if not os.access(target.parent, os.W_OK):
         raise UserError(f"{target.parent} cannot be written to: start sdv2live in another folder, or give --output.")
     print(
-        f"sdv2live runs for {seconds:g} s into a video file of this folder (there is no window yet); "
+        f"sdv2live runs for {seconds:g} s into a video file of this folder (there is no display for a window); "
         "--output and --seconds say otherwise, Ctrl-C ends it.",
         file=sys.stderr,
     )

@@ -39,3 +39,14 @@ class Framing:
     fit: str = "crop"
     quarter_turns: int = 0
     is_mirrored: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What one tick showed, for a window: the picture as every output got it, and the source's beside it.
+
+    Both [H, W, 3] uint8 RGB, of any sizes, not to be written to; source is None where there is none.
+    """
+
+    picture: Pixels
+    source: Pixels | None

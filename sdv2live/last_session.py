@@ -18,7 +18,7 @@ from typing import Any
 from sdv2live.errors import UserError, one_line
 from sdv2live.parameters import MAX_TEXT_CHARS, TABLE, Kind, clean_text
 from sdv2live.paths import user_config_dir
-from sdv2live.presets import MOMENTARY, engine_defaults
+from sdv2live.presets import engine_defaults
 from sdv2live.registry import Registry
 from sdv2live.settings import engine_spec
 from sdv2live.strict_files import read_json, write_json

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +18,7 @@ from sdv2live.capture.cards import card, labelled, mixed
 from sdv2live.capture.preprocess import fit_into, frame_into
 from sdv2live.clock import Clock
 from sdv2live.filters import apply_chain, parse_chain
-from sdv2live.frames import Frame, Pixels
+from sdv2live.frames import Frame, Pixels, Shown
 from sdv2live.pacing import Pacer, Picture
 from sdv2live.queues import LatestSlot
 from sdv2live.registry import Registry, Snapshot
@@ -39,17 +38,6 @@ class Outlet(Protocol):
     def always_on(self) -> bool: ...
 
     def offer(self, pixels: Pixels, tick: int) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """What one tick showed, for a window: the picture as every output got it, and the source's beside it.
-
-    Both [H, W, 3] uint8 RGB, of any sizes, not to be written to; source is None where there is none.
-    """
-
-    picture: Pixels
-    source: Pixels | None
 
 
 class Presenter:

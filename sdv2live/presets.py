@@ -33,8 +33,6 @@ MAX_THUMBNAIL_SIDE = 1024
 TRASH = ".trash"
 MAX_TRASH = 32
 
-# What a performer does for a moment is no part of a look: one that was saved while frozen must not freeze.
-MOMENTARY = ("output.bypass", "output.freeze")
 # Rows that a rule of the table ties together are written together: half of a pair can be refused on another engine.
 _PAIRS = {
     name: pair
@@ -191,7 +189,7 @@ def look_of(registry: Registry) -> dict[str, Value]:
     return {
         name: None if all(map(is_brought, _PAIRS.get(name, (name,)))) else values[name]
         for name, row in TABLE.items()
-        if row.in_preset and row.kind is not Kind.TRIGGER and name not in MOMENTARY
+        if row.in_preset and row.kind is not Kind.TRIGGER
     }
 
 

@@ -22,7 +22,6 @@ from sdv2live.paths import presets_dir
 from sdv2live.presets import (
     MAX_THUMBNAIL_BYTES,
     MAX_TRASH,
-    MOMENTARY,
     apply_preset,
     apply_preset_file,
     delete_preset,
@@ -91,7 +90,7 @@ WILD: dict[str, Any] = {
 
 
 def picture_of(registry: Registry) -> dict[str, Any]:
-    return {name: registry.get(name) for name, row in TABLE.items() if row.in_preset and name not in MOMENTARY}
+    return {name: registry.get(name) for name, row in TABLE.items() if row.in_preset}
 
 
 # ---- the look ----
@@ -155,7 +154,7 @@ def test_the_file_is_canonical_and_in_the_table_s_order(own: Path, registry: Reg
     values = json.loads(text)["values"]
     assert list(values) == [name for name in TABLE if name in values] == list(look_of(registry))
     assert "墨" in text and values["noise.max"] is None
-    assert not set(values) & set(MOMENTARY) and {"seed", "output.filters"} <= set(values)
+    assert "output.bypass" not in values and {"seed", "output.filters"} <= set(values)
 
 
 def test_a_look_saved_while_frozen_does_not_freeze(own: Path, registry: Registry) -> None:

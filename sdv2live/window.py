@@ -1,0 +1,111 @@
+"""`sdv2live` with a window. Owns: what the last session brings back, which source comes first, and what the window
+needs of this machine.
+
+Puts the app and `gui` together; runs on the main thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from bridges.base import Output
+from bridges.select import make_output
+from sdv2live.app import LiveApp, LiveOptions, run_live
+from sdv2live.capture.select import list_sources
+from sdv2live.errors import UserError
+from sdv2live.last_session import LastSession, load_session, save_session
+from sdv2live.one_instance import take_instance_lock
+from sdv2live.paths import assets_dir
+from sdv2live.registry import Registry
+from sdv2live.settings import engine_spec
+
+log = logging.getLogger(__name__)
+
+# Qt ends the process without a sentence of ours where its plugin for X11 misses one of these.
+_X11_LIBRARIES = {"libxcb-cursor.so.0": "libxcb-cursor0", "libxkbcommon-x11.so.0": "libxkbcommon-x11-0"}
+
+MakeRegistry = Callable[[argparse.Namespace, LastSession], tuple[Registry, list[str]]]
+
+
+def run_window(options: argparse.Namespace, make_registry: MakeRegistry) -> int:
+    """Show the window until it is closed; -> exit code. Raises UserError."""
+    _check_qt()
+    lock = take_instance_lock()
+    if lock is None:
+        raise UserError("sdv2live has a window open already: use that one, or run this one with --headless.")
+    with lock:
+        last = load_session()
+        registry, given = make_registry(options, last)
+        outputs = _outputs(options, registry)
+        if not registry.is_user_set("source.name"):
+            registry.set("source.name", _first_source(), origin="app")
+        return run_live(
+            registry,
+            LiveOptions(
+                outputs=outputs,
+                spec=engine_spec(registry),
+                seconds=options.seconds,
+                json_path=options.json,
+                osc_port_is_asked="osc.port" in given,
+                waits_for_source=False,
+            ),
+            lambda app: _drive(app, last),
+        )
+
+
+def _drive(app: LiveApp, last: LastSession) -> None:
+    from gui.run import drive
+
+    def keep(window: dict[str, bytes], prompts: list[str]) -> None:
+        try:
+            save_session(app.registry, window=window, prompts=prompts)
+        except UserError as error:
+            log.error("%s", error)
+
+    drive(app, assets=assets_dir(), state=dict(last.window), history=last.prompts, on_close=keep)
+
+
+def _outputs(options: argparse.Namespace, registry: Registry) -> list[Output]:
+    """Those of the command line; a camera among them is the one that the window switches."""
+    outputs = []
+    for spec in options.output or []:
+        if spec.partition(":")[0] == "camera":
+            registry.set("camera.device", spec.partition(":")[2], origin="cli")
+            registry.set("output.camera", True, origin="cli")
+        else:
+            outputs.append(make_output(spec, overwrite=options.overwrite))
+    return outputs
+
+
+def _first_source() -> str:
+    """The first camera; without one the clip."""
+    return next((choice.spec for choice in list_sources() if choice.spec.startswith("camera")), "clip")
+
+
+def _check_qt() -> None:
+    """Say what is missing while there is still somebody to say it."""
+    if importlib.util.find_spec("PySide6") is None:
+        raise UserError("The window needs PySide6: run `pip install PySide6-Essentials`, or start with --headless.")
+    platform = os.environ.get("QT_QPA_PLATFORM", "")
+    if sys.platform != "linux" or platform not in ("", "xcb") or os.environ.get("WAYLAND_DISPLAY"):
+        return
+    missing = [package for library, package in _X11_LIBRARIES.items() if not _loads(library)]
+    if missing:
+        raise UserError(
+            f"The window needs {' and '.join(missing)}: run `sudo apt install {' '.join(missing)}` (or what your "
+            "system calls it), or start with --headless."
+        )
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
