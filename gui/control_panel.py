@@ -18,7 +18,7 @@ from gui.noise_trace import NoiseTrace
 from gui.prompt_box import PromptBox
 from gui.source_picker import SourcePicker
 from sdv2live.frames import Shown
-from sdv2live.parameters import Parameter, When
+from sdv2live.parameters import Kind, Parameter, When
 
 PLACED = (
     "source.name", "source.fit", "source.mirror", "source.rotate", "prompt.text", "prompt.transition", "steps.count",
@@ -66,7 +66,7 @@ class ControlPanel(QScrollArea):
         self.setWidget(inside)
         self.setWidgetResizable(True)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setMinimumWidth(380)
+        self.setMinimumWidth(400)
         self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
 
     def close_down(self) -> None:
@@ -105,7 +105,9 @@ class ControlPanel(QScrollArea):
         grid.setColumnStretch(1, 1)
         for number, name in enumerate(names):
             control = control_for(self._knobs.registry.table[name], self._knobs)
-            grid.addWidget(control.label, number, 0, Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
+            is_tall = control.row.kind is Kind.MIX
+            edge = Qt.AlignmentFlag.AlignTop if is_tall else Qt.AlignmentFlag.AlignVCenter
+            grid.addWidget(control.label, number, 0, edge | Qt.AlignmentFlag.AlignLeft)
             grid.addWidget(control, number, 1)
         return box
 

@@ -6,7 +6,6 @@ focus goes), so that nobody performs half a word.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -39,7 +38,7 @@ SIZES = ("256x256", "384x224", "512x288", "512x512", "640x368", "832x480")
 class Control(QWidget):
     """label, widget and reset button of one row; `show_value` is called with what holds."""
 
-    def __init__(self, row: Parameter, knobs: Knobs) -> None:
+    def __init__(self, row: Parameter, knobs: Knobs, *, has_reset: bool = True) -> None:
         super().__init__()
         self.row, self.knobs = row, knobs
         self.label = QLabel(label_of(row))
@@ -63,7 +62,7 @@ class Control(QWidget):
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.editor, 1)
-        if row.kind is not Kind.TRIGGER:
+        if has_reset and row.kind is not Kind.TRIGGER:
             layout.addWidget(self._reset)
         knobs.changed.connect(self._follow)
         self.refresh()
@@ -115,6 +114,7 @@ class NumberControl(Control):
             self._field.setRange(self._low, self._high)
             self._field.setSingleStep(self._step)
         self._field.setKeyboardTracking(False)
+        self._field.setMinimumWidth(56 + 8 * len(row.unit))
         self._field.setSuffix(f" {row.unit}" if row.unit else "")
         self._field.valueChanged.connect(self._typed)
         self._slider = _QuietSlider(Qt.Orientation.Horizontal)
@@ -304,8 +304,9 @@ class TriggerControl(Control):
         """A trigger has no value to show."""
 
 
-def control_for(row: Parameter, knobs: Knobs) -> Control:
-    kinds: dict[Kind, Callable[[Parameter, Knobs], Control]] = {
+def control_for(row: Parameter, knobs: Knobs, *, has_reset: bool = True) -> Control:
+    """has_reset: with a button of its own for it; the menu has it in any case."""
+    kinds: dict[Kind, type[Control]] = {
         Kind.FLOAT: NumberControl,
         Kind.INT: NumberControl,
         Kind.BOOL: BoolControl,
@@ -318,11 +319,16 @@ def control_for(row: Parameter, knobs: Knobs) -> Control:
         Kind.CHAIN: ChainControl,
         Kind.TRIGGER: TriggerControl,
     }
-    return kinds[row.kind](row, knobs)
+    return kinds[row.kind](row, knobs, has_reset=has_reset)
+
+
+LABELS = {"steps.count": "Steps", "output.wet": "Camera to effect", "prompt.next": "Get ready", "prompt.mix": "Mix"}
 
 
 def label_of(row: Parameter) -> str:
     """`noise.timestep_offset` -> `Timestep offset`; the group is said by its heading."""
+    if row.name in LABELS:
+        return LABELS[row.name]
     words = row.name.partition(".")[2] or row.name
     return words.replace(".", " ").replace("_", " ").capitalize()
 

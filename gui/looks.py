@@ -33,7 +33,7 @@ from sdv2live.presets import (
 )
 
 THUMBNAIL_PX = 192
-SHOWN_PX = 76
+SHOWN_PX = 68
 
 
 class Looks(QWidget):
@@ -51,11 +51,11 @@ class Looks(QWidget):
         self._list.setAccessibleName("Looks")
         self._list.setViewMode(QListWidget.ViewMode.IconMode)
         self._list.setIconSize(QSize(SHOWN_PX, SHOWN_PX))
-        self._list.setGridSize(QSize(SHOWN_PX + 14, SHOWN_PX + 30))
+        self._list.setGridSize(QSize(SHOWN_PX + 20, SHOWN_PX + 26))
         self._list.setResizeMode(QListWidget.ResizeMode.Adjust)
         self._list.setMovement(QListWidget.Movement.Static)
         self._list.setWordWrap(True)
-        self._list.setFixedHeight(2 * (SHOWN_PX + 30) + 14)
+        self._list.setFixedHeight(2 * (SHOWN_PX + 26) + 12)
         self._list.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
         self._list.customContextMenuRequested.connect(self._show_menu)
         self._list.itemClicked.connect(self._apply)

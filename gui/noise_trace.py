@@ -60,7 +60,7 @@ class NoiseTrace(QWidget):
         return float(value) if value is not None else 0.0
 
     def _plot(self) -> QRectF:
-        return QRectF(8, 10, self.width() - 70, self.height() - 20)
+        return QRectF(8, 10, self.width() - 96, self.height() - 20)
 
     def _y(self, value: float) -> float:
         plot = self._plot()

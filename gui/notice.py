@@ -68,4 +68,5 @@ class Notice(QFrame):
 
 
 def _sentence(words: str) -> str:
-    return words[:1].upper() + words[1:]
+    # A parameter's name stays as it is written everywhere.
+    return words if "." in words.split(" ")[0] else words[:1].upper() + words[1:]

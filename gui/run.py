@@ -33,7 +33,7 @@ def make_application(assets: Path) -> QApplication:
     icon = assets / "icon.png"
     if icon.is_file():
         application.setWindowIcon(QIcon(str(icon)))
-    apply_theme(application, assets / "fonts")
+    apply_theme(application, assets)
     return application
 
 

@@ -58,10 +58,12 @@ class SourcePicker(QWidget):
         layout.setColumnStretch(1, 1)
         layout.addLayout(top, 0, 0, 1, 2)
         layout.addWidget(self._state, 1, 0, 1, 2)
-        for number, name in enumerate(("source.fit", "source.mirror", "source.rotate")):
-            control = control_for(knobs.registry.table[name], knobs)
-            layout.addWidget(control.label, 2 + number, 0)
-            layout.addWidget(control, 2 + number, 1)
+        framing = QHBoxLayout()
+        for name in ("source.fit", "source.rotate", "source.mirror"):
+            control = control_for(knobs.registry.table[name], knobs, has_reset=False)
+            framing.addWidget(control.label)
+            framing.addWidget(control, 0 if name == "source.mirror" else 1)
+        layout.addLayout(framing, 2, 0, 1, 2)
         self._labels: dict[str, str] = {}
         knobs.changed.connect(self._follow)
         self._fill([])

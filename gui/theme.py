@@ -55,6 +55,20 @@ QFrame#notice QLabel, QFrame#notice QToolButton {{ background: transparent; }}
 QSlider::groove:horizontal {{ height: 4px; background: {LINE}; border-radius: 2px; }}
 QSlider::sub-page:horizontal {{ background: {ACCENT}; border-radius: 2px; }}
 QSlider::handle:horizontal {{ width: 14px; margin: -6px 0; border-radius: 7px; background: {TEXT}; }}
+QComboBox::drop-down {{ border: 0; width: 20px; }}
+QComboBox::down-arrow {{ image: url("ICONS/down.svg"); width: 12px; height: 12px; }}
+QToolButton::menu-indicator, QPushButton::menu-indicator {{ image: none; width: 0; }}
+QAbstractSpinBox::up-button, QAbstractSpinBox::down-button {{ width: 0; border: 0; }}
+QCheckBox::indicator {{
+    width: 16px; height: 16px; background: {FIELD}; border: 1px solid {QUIET}; border-radius: 3px; }}
+QCheckBox::indicator:focus {{ border-color: {ACCENT}; }}
+QCheckBox::indicator:checked {{ background: {ACCENT}; border-color: {ACCENT}; image: url("ICONS/check.svg"); }}
+QScrollBar:vertical {{ background: {PANEL}; width: 10px; margin: 0; }}
+QScrollBar::handle:vertical {{ background: {LINE}; border-radius: 4px; min-height: 30px; margin: 1px; }}
+QScrollBar::handle:vertical:hover {{ background: {QUIET}; }}
+QScrollBar::add-line, QScrollBar::sub-line {{ height: 0; width: 0; }}
+QMenu {{ background: {FIELD}; border: 1px solid {LINE}; }}
+QMenu::item:selected {{ background: #174a63; }}
 QStatusBar {{ background: {PANEL}; color: {QUIET}; }}
 QStatusBar QLabel {{ background: {PANEL}; padding: 0 6px; }}
 QStatusBar::item {{ border: 0; }}
@@ -62,11 +76,11 @@ QSplitter::handle {{ background: {LINE}; }}
 """
 
 
-def apply_theme(application: QApplication, fonts: Path) -> None:
-    """Dress the application; `fonts` is the folder of the font that ships."""
+def apply_theme(application: QApplication, assets: Path) -> None:
+    """Dress the application with the font and the icons that ship in `assets`."""
     application.setStyle("Fusion")
     families = []
-    for path in sorted(fonts.glob("*.otf")):
+    for path in sorted((assets / "fonts").glob("*.otf")):
         identity = QFontDatabase.addApplicationFont(str(path))
         families += QFontDatabase.applicationFontFamilies(identity) if identity >= 0 else []
     font = QFont(families[0] if families else application.font().family())
@@ -90,4 +104,4 @@ def apply_theme(application: QApplication, fonts: Path) -> None:
     for role in (roles.WindowText, roles.Text, roles.ButtonText, roles.ToolTipText):
         palette.setColor(role, QColor(TEXT))
     application.setPalette(palette)
-    application.setStyleSheet(STYLE)
+    application.setStyleSheet(STYLE.replace("ICONS", (assets / "icons").as_posix()))
