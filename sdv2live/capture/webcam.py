@@ -265,7 +265,7 @@ def opened_with_cv2(camera: Camera) -> Device:
     os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "2")
     os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")
     os.environ.setdefault("OPENCV_AVFOUNDATION_SKIP_AUTH", "1")
-    cv2.setLogLevel(2)  # errors: what a camera lacks is said by us, once
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # errors: what a camera lacks is said by us, once
     if sys.platform == "linux":
         device = cv2.VideoCapture(camera.path, cv2.CAP_V4L2)
     else:
