@@ -285,13 +285,14 @@ def test_an_unplugged_camera_does_not_spin_and_is_a_sentence(desk: Callable[...,
 
 def test_a_camera_that_comes_back_with_another_number_is_found(desk: Callable[..., Desk]) -> None:
     """The whole way: it plays, is unplugged, another camera takes its number, it comes back and plays on."""
-    table = desk(FakeDevice([bgr(0), cv2.error("unplugged")]), endless())
+    pulled = threading.Event()
+    table = desk(FakeDevice([bgr(0), lambda: cv2.error("unplugged") if pulled.wait(5) else None]), endless())
     capture = CaptureThread(table.webcam(), FrameRing(), FakeClock())
     other = replace(CAMERA, id="usb-other-video-index0", name="Other")
     moved = replace(CAMERA, path="/dev/video4", index=4)
-    table.plugged[:] = [CAMERA]
     capture.start()
     table.plugged[:] = [other]
+    pulled.set()
     until(lambda: capture.status.state == "failed")
     assert "HD Webcam" in capture.status.reason
     table.plugged[:] = [other, moved]
