@@ -135,6 +135,18 @@ def test_a_screen_that_changes_its_size_goes_on_in_the_new_one(display: Display)
     assert last is not None and last.pixels.shape == (120, 160, 3) and quadrants(last.pixels) == QUADRANTS
 
 
+def test_a_screen_that_grows_is_noticed_within_a_second(display: Display) -> None:
+    """Nothing fails then: the old part could be captured for ever."""
+    clock = FakeClock()
+    display.resize((160, 120))
+    source = ScreenSource(clock=clock)
+    assert source.open().size_wh == (160, 120)
+    display.resize(SIZE_WH)
+    sizes = [frame.pixels.shape[1::-1] for frame in (source.read(1.0) for _ in range(33)) if frame is not None]
+    source.close()
+    assert sizes[0] == (160, 120) and sizes[-1] == SIZE_WH
+
+
 def test_a_part_that_lies_outside_after_that_is_a_sentence_and_comes_back(display: Display) -> None:
     capture = CaptureThread(ScreenSource("200,100,64x64"), FrameRing(), FakeClock())
     capture.start()

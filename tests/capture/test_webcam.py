@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -30,6 +32,7 @@ from sdv2live.capture.webcam import (
 )
 from sdv2live.clock import FakeClock
 from sdv2live.errors import UserError
+from sdv2live.paths import assets_dir
 from sdv2live.queues import FrameRing
 from tests.capture.fake_camera import CAMERA, SIZE_WH, Desk, FakeDevice, ForgetfulDevice, bgr, endless, number_of
 
@@ -413,6 +416,31 @@ def test_words_name_cameras() -> None:
         assert isinstance(open_source(spec, loop=True), Webcam)
     with pytest.raises(UserError, match="names no camera"):
         open_source("camera:", loop=True)
+
+
+def test_opencvs_own_class_is_what_the_fakes_stand_for() -> None:
+    """A file in place of a camera: the same class, with every call that a webcam makes."""
+    webcam = Webcam(
+        open_device=lambda _camera: cv2.VideoCapture(str(assets_dir() / "clip.mp4")),
+        cameras=lambda: [CAMERA],
+        trouble=lambda _path: 0,
+    )
+    info = webcam.open()
+    frame = webcam.read(1.0)
+    webcam.close()
+    assert (info.size_wh, info.rate_fps) == ((640, 360), 16)
+    assert frame is not None and frame.pixels.shape == (360, 640, 3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a path is what Linux opens")
+def test_a_node_that_opencv_cannot_open_is_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    nowhere = replace(CAMERA, path=str(tmp_path / "video0"))
+    webcam = Webcam(cameras=lambda: [nowhere], trouble=lambda _path: 0)
+    with pytest.raises(UserError, match=r"could not be opened \(its driver refused\): close other programs"):
+        webcam.open()
+    assert capfd.readouterr().err == ""
+    with pytest.raises(UserError, match="was unplugged"):
+        Webcam(cameras=lambda: [nowhere]).open()
 
 
 def test_our_own_work_on_a_frame_is_small(desk: Callable[..., Desk], caplog: pytest.LogCaptureFixture) -> None:
