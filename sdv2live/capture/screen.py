@@ -7,6 +7,7 @@ but `list_screens` runs on the capture thread.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -34,7 +35,8 @@ DEFAULT_RATE_FPS = 30
 LOOK_PERIOD_S = 1.0
 LARGEST_SIDE = 16384
 SPELLING = "screen, screen:N or screen:X,Y,WxH"
-GRAB_ERRORS = (ScreenShotError, OSError)
+# What mss raises; where the X server has died it is its own assertion that an answer came.
+GRAB_ERRORS = (ScreenShotError, OSError, AssertionError)
 _REGION = re.compile(r"(-?\d{1,6}),(-?\d{1,6}),(\d{1,6})x(\d{1,6})")
 
 
@@ -123,14 +125,14 @@ class ScreenSource(Source):
         self._closed.set()
         grabber, self._grabber = self._grabber, None
         if grabber is not None:
-            grabber.close()
+            disconnect(grabber)
 
     def _connect(self) -> None:
         """A connection that knows today's screens. Raises UserError where the wanted one is not among them."""
         grabber = connected()
         old, self._grabber = self._grabber, grabber
         if old is not None:
-            old.close()
+            disconnect(old)
         region = self._wanted(places(grabber))
         if old is not None and region != self._region:
             log.info("source %s is now %dx%d", self._name, *region.size_wh)
@@ -182,7 +184,7 @@ def list_screens() -> list[Screen]:
     try:
         return screens_of(places(grabber))
     finally:
-        grabber.close()
+        disconnect(grabber)
 
 
 def parsed_words(words: str) -> tuple[int | None, Region | None]:
@@ -208,6 +210,12 @@ def connected() -> mss.MSS:
         return mss.MSS(with_cursor=True) if sys.platform == "linux" else mss.MSS()
     except GRAB_ERRORS as error:
         raise UserError(f"The screen cannot be captured ({one_line(error)}): {_advice()}.") from error
+
+
+def disconnect(grabber: mss.MSS) -> None:
+    """Never raises: a server that has died is disconnected from as well."""
+    with contextlib.suppress(*GRAB_ERRORS):
+        grabber.close()
 
 
 def check_session(environ: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,10 +115,11 @@ def _within_limit(what: str, ask: Callable[[], list[SourceChoice]]) -> Callable[
             log.warning("the %s could not be listed", what, exc_info=True)
 
     thread = threading.Thread(target=run, name=f"list {what}", daemon=True)
+    deadline_s = time.monotonic() + LISTING_LIMIT_S
     thread.start()
 
     def wait() -> list[SourceChoice]:
-        thread.join(LISTING_LIMIT_S)
+        thread.join(max(deadline_s - time.monotonic(), 0.0))
         return [] if thread.is_alive() else answer
 
     return wait

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +22,32 @@ from sdv2live.capture.test_pattern import (
 from sdv2live.capture.video_file import VideoFile
 from sdv2live.errors import SourceEnded, UserError
 from sdv2live.paths import assets_dir
+from tests.capture import x_display
+from tests.capture.fake_camera import Desk, endless
 
 SourceMaker = Callable[[], Source]
 PICTURE_SOURCES = ("clip", "clip looped", "pattern", "file", "file looped", "variable rate", "transport stream")
-ALL_SOURCES = (*PICTURE_SOURCES, "none")
+LIVE_SOURCES = ("webcam", "screen")
+ALL_SOURCES = (*PICTURE_SOURCES, *LIVE_SOURCES, "none")
 
 
 @pytest.fixture
-def make_source(request: pytest.FixtureRequest, make_video: Callable[..., Path]) -> SourceMaker:
+def make_source(
+    request: pytest.FixtureRequest, make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[SourceMaker]:
     kind: str = request.param
     loop = kind.endswith("looped")
+    if kind == "webcam":
+        desk = Desk(*(endless() for _ in range(3)))
+        yield desk.webcam
+        desk.free()
+        return
+    if kind == "screen":
+        with x_display.running() as display:
+            monkeypatch.setenv("DISPLAY", display.name)
+            monkeypatch.delenv("XDG_SESSION_TYPE", raising=False)
+            yield lambda: open_source("screen", loop=loop)
+        return
 
     def make() -> Source:
         if kind.startswith("clip"):
@@ -43,7 +60,7 @@ def make_source(request: pytest.FixtureRequest, make_video: Callable[..., Path])
         name = "stream.ts" if kind == "transport stream" else "video.mp4"
         return open_source(f"file:{make_video(name)}", loop=loop)
 
-    return make
+    yield make
 
 
 def every(kinds: tuple[str, ...]) -> pytest.MarkDecorator:
@@ -61,7 +78,7 @@ def test_may_be_closed_at_any_time_and_twice(make_source: SourceMaker) -> None:
     source.close()
 
 
-@every(PICTURE_SOURCES)
+@every((*PICTURE_SOURCES, *LIVE_SOURCES))
 def test_can_be_opened_again_after_close(make_source: SourceMaker) -> None:
     source = make_source()
     first_info = source.open()
@@ -73,14 +90,14 @@ def test_can_be_opened_again_after_close(make_source: SourceMaker) -> None:
     source.close()
 
 
-@every(PICTURE_SOURCES)
+@every((*PICTURE_SOURCES, *LIVE_SOURCES))
 def test_what_open_says_is_what_comes(make_source: SourceMaker) -> None:
     source = make_source()
     info = source.open()
     assert info.name and info.rate_fps > 0 and min(info.size_wh) > 0
     frames = []
     try:
-        for _ in range(200):
+        for _ in range(40 if source.is_live else 200):
             frame = source.read()
             assert frame is not None
             frames.append(frame)
@@ -95,6 +112,17 @@ def test_what_open_says_is_what_comes(make_source: SourceMaker) -> None:
     assert times[0] == 0
     assert all(later > earlier for earlier, later in itertools.pairwise(times))
     assert len({id(frame.pixels) for frame in frames}) == len(frames), "frames belong to the receiver"
+
+
+@every(LIVE_SOURCES)
+def test_a_live_source_waits_and_never_ends(make_source: SourceMaker) -> None:
+    source = make_source()
+    info = source.open()
+    assert source.is_live and not source.ends and info.frame_count is None
+    started_s = time.monotonic()
+    assert source.read(timeout_s=0.0) is None or source.read(timeout_s=0.0) is None
+    assert time.monotonic() - started_s < 0.5
+    source.close()
 
 
 @every(("clip", "file", "variable rate", "transport stream"))
@@ -182,9 +210,11 @@ def test_words_name_sources(make_video: Callable[..., Path]) -> None:
         assert isinstance(open_source(spec, loop=True), VideoFile)
 
 
-@pytest.mark.parametrize("spec", ["", "pictures", "camera:", "file", "rtsp://host/stream", "no\0name", "x" * 5000])
+@pytest.mark.parametrize(
+    "spec", ["", "pictures", "cameras", "screens:1", "file", "rtsp://host/stream", "no\0name", "x" * 5000]
+)
 def test_an_unknown_word_is_answered_with_the_known_ones(spec: str) -> None:
-    with pytest.raises(UserError, match="clip, pattern, none or file:PATH"):
+    with pytest.raises(UserError, match=r"camera, .*screen, .*clip, pattern, none or file:PATH"):
         open_source(spec, loop=True)
 
 
