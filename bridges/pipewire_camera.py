@@ -4,8 +4,8 @@ Owns: one node of the PipeWire graph with one format of fixed size and rate, and
 not see go wrong. Has the shape of a pyvirtualcam back-end (`virtual_camera.py` registers it) and does not know that
 package. Its caller's thread sends; PipeWire's own thread calls `_state_changed` and `_param_changed`.
 
-RGB goes out as RGBA: OBS and Chromium both take it, nobody has to guess a matrix, no colour is halved, and NumPy
-widens 1280x720 in a millisecond where its YUV takes ten.
+RGB goes out as RGBA alone: Chromium and OBS 30 both take it (OBS to the exact colour), nobody has to guess a matrix,
+no colour is halved, and NumPy widens 1280x720 in a millisecond where its YUV takes ten.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from bridges.pipewire_library import (
     ERROR,
     FLAG_DRIVER,
     FLAG_MAP_BUFFERS,
+    FLAG_NO_CONVERT,
     INSTALL,
     PAUSED,
     STREAMING,
@@ -166,7 +167,8 @@ class PipeWireCamera:
             )
         lib.pw_thread_loop_lock(self._loop)
         try:
-            flags = FLAG_DRIVER | FLAG_MAP_BUFFERS
+            # Newer versions would put a converter between.
+            flags = FLAG_DRIVER | FLAG_MAP_BUFFERS | FLAG_NO_CONVERT
             failure = lib.pw_stream_connect(
                 self._stream, DIRECTION_OUTPUT, ANY_ID, flags, self._format.array, self._format.count
             )

@@ -20,7 +20,7 @@ INSTALL = "sudo apt install pipewire wireplumber"
 ERROR, UNCONNECTED, CONNECTING, PAUSED, STREAMING = -1, 0, 1, 2, 3
 # pw_direction, pw_stream_flags
 DIRECTION_OUTPUT = 1
-FLAG_MAP_BUFFERS, FLAG_DRIVER = 1 << 2, 1 << 3
+FLAG_MAP_BUFFERS, FLAG_DRIVER, FLAG_NO_CONVERT = 1 << 2, 1 << 3, 1 << 5
 ANY_ID = 0xFFFFFFFF
 
 

@@ -25,7 +25,7 @@ PACKAGES = {
     "/usr/libexec/xdg-desktop-portal": "xdg-desktop-portal",
     "/usr/libexec/xdg-permission-store": "xdg-desktop-portal",
 }
-# wireplumber 0.4 ends at once on a machine without logind, unless it is told that there is none.
+# wireplumber 0.4 ends at once on a machine without logind, unless it is told that there is none; 0.5 has a profile.
 HEADLESS_LUA = """
 bluez_monitor.enabled = false
 bluez_monitor.properties["with-logind"] = false
@@ -97,7 +97,8 @@ class Session:
     def start_pipewire(self) -> None:
         self._daemon = self.run("pipewire")
         wait_for((self.runtime / "pipewire-0").exists, why="pipewire")
-        self._manager = self.run("wireplumber")
+        version = subprocess.run(["wireplumber", "--version"], capture_output=True, text=True).stdout
+        self._manager = self.run("wireplumber", *([] if "libwireplumber 0.4" in version else ["-p", "video-only"]))
         time.sleep(0.3)
         assert self._manager.poll() is None, (self.folder / "wireplumber.log").read_text()
 
