@@ -39,6 +39,7 @@ class VirtualCamera(Output):
     """A camera that other programs see. `size_wh` is the camera's, whatever the pictures' size."""
 
     always_on = True
+    takes_any_size = True
 
     def __init__(
         self,

@@ -51,11 +51,11 @@ def test_every_module_that_a_command_needs_is_pinned_and_required() -> None:
 
 
 def test_every_requirement_is_installed_by_some_command_or_pinned_for_later() -> None:
-    assert set(requirements("gui", "test")) == set(PINS)
+    assert set(requirements("test")) == set(PINS)
 
 
 def test_pins_are_exact_and_not_below_the_metadata() -> None:
-    for name, lowest in requirements("gui", "test").items():
+    for name, lowest in requirements("test").items():
         assert version(PINS[name]) >= lowest, name
     for name, pin in {**PINS, **INDIRECT_PINS}.items():
         assert re.fullmatch(r"\d+(\.\d+)+", pin), name
