@@ -53,6 +53,7 @@ START = "systemctl --user start pipewire wireplumber"
 RESTART = "systemctl --user restart pipewire wireplumber"
 DEFAULT_NAME = "sdv2live"
 OPEN_TIMEOUT_S = 5.0
+STUCK_S = 3.0
 LARGEST_SIDE = 8192
 
 
@@ -129,9 +130,11 @@ class PipeWireCamera:
         self._lock = threading.Lock()  # sending against closing
         self._state = UNCONNECTED
         self._is_closing = False
+        self._error = ""
         self._lost: str | None = None
         self._changed = threading.Event()
         self._sequence = 0
+        self._last_free_s = 0.0  # when a buffer was last free to be filled
         self._lib = library()
         self._loop = self._stream = None
         self._state_callback = StateChanged(self._state_changed)
@@ -181,6 +184,8 @@ class PipeWireCamera:
             if not self._changed.wait(max(0.0, deadline_s - time.monotonic())):
                 raise UserError(f"A PipeWire camera got no answer within {OPEN_TIMEOUT_S:.0f} s: run `{RESTART}`.")
             self._changed.clear()
+            if self._state == ERROR:
+                raise UserError(f"A PipeWire camera was refused ({self._error}): run `{RESTART}`.")
         if self._lost is not None:
             raise UserError(self._lost)
 
@@ -206,6 +211,7 @@ class PipeWireCamera:
                 self._hand_over(frame)
         if is_watched != self._was_watched:
             self._was_watched = is_watched
+            self._last_free_s = time.monotonic()
             self._on_watched(is_watched)
 
     def _hand_over(self, frame: NDArray[np.uint8]) -> None:
@@ -216,11 +222,17 @@ class PipeWireCamera:
             if self._state != STREAMING or self._lost is not None:
                 return
             buffer = lib.pw_stream_dequeue_buffer(self._stream)
-            if not buffer:  # every buffer is still being read: this picture is left out
-                return
-            self._fill(buffer.contents.buffer.contents, frame)
-            lib.pw_stream_queue_buffer(self._stream, buffer)
-            lib.pw_stream_trigger_process(self._stream)
+            if buffer:
+                self._fill(buffer.contents.buffer.contents, frame)
+                lib.pw_stream_queue_buffer(self._stream, buffer)
+                lib.pw_stream_trigger_process(self._stream)
+                self._last_free_s = time.monotonic()
+            elif time.monotonic() - self._last_free_s > STUCK_S:
+                # A program that hangs, or whose link failed half-way (seen with 1.4.2), holds up all the others.
+                self._lost = (
+                    f"The PipeWire camera {self._name} is held up by a program that watches: it is opened again."
+                )
+                raise UserError(self._lost)
         finally:
             lib.pw_thread_loop_unlock(self._loop)
 
@@ -273,8 +285,9 @@ class PipeWireCamera:
         if self._is_closing:
             return
         self._state = state
-        if state in (ERROR, UNCONNECTED):
-            reason = error.decode(errors="replace") if error else "no reason given"
+        reason = self._error = error.decode(errors="replace") if error else "no reason given"
+        # ERROR is not the end: newer versions go there when a program wants another format, and leave it with the next.
+        if state == UNCONNECTED:
             self._lost = (
                 f"The PipeWire camera {self._name} lost its daemon ({reason}): if that stays away, run `{START}`."
             )

@@ -269,23 +269,76 @@ def test_a_program_that_comes_and_goes(session: Session) -> None:
     assert told == [True, False] * 20
 
 
-def test_a_program_that_stops_reading_costs_nobody_else_a_picture(session: Session, tmp_path: Path) -> None:
+def test_a_program_that_hangs_costs_nobody_else_the_picture(session: Session) -> None:
     need_gstreamer()
     camera = PipeWireCamera(width=160, height=90, fps=RATE_FPS, fourcc=RGB)
     picture = numbered(160 * 90 * 3)
-    stuck = session.gst("fakesink")
+    hung = session.gst("fakesink")
     try:
         send_until(camera, picture, lambda: camera.is_watched)
-        stuck.send_signal(signal.SIGSTOP)
-        began_s = time.monotonic()
-        send_until(camera, picture, lambda: time.monotonic() - began_s > 1)  # nothing blocks
-        stuck.send_signal(signal.SIGCONT)
-        reader = session.gst("fakesink", count=10)
+        hung.send_signal(signal.SIGSTOP)
+        reader = session.gst("fakesink", count=30)
         send_until(camera, picture, lambda: reader.poll() is not None)
+        assert reader.returncode == 0
     finally:
         camera.close()
-        stuck.kill()
-        stuck.wait()
+        hung.kill()
+        hung.wait()
+
+
+def test_a_camera_whose_buffers_never_come_back_is_opened_again(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_gstreamer()
+    monkeypatch.setattr(pipewire_camera, "STUCK_S", 0.3)
+    camera = PipeWireCamera(width=160, height=90, fps=RATE_FPS, fourcc=RGB)
+    picture = numbered(160 * 90 * 3)
+    reader = session.gst("fakesink")
+
+    class Stuck:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(pipewire_library.library(), name)
+
+        def pw_stream_dequeue_buffer(self, _stream: int) -> None:
+            return None
+
+    try:
+        send_until(camera, picture, lambda: camera.is_watched)
+        monkeypatch.setattr(camera, "_lib", Stuck())
+        with pytest.raises(UserError, match="held up by a program that watches: it is opened again"):
+            send_until(camera, picture, lambda: False, timeout_s=5)
+        with pytest.raises(UserError, match="held up"):
+            camera.send(picture(0))
+    finally:
+        camera.close()
+        session.end(reader)
+
+
+def test_a_program_that_wants_another_format_disturbs_nobody(session: Session) -> None:
+    need_gstreamer()
+    if not pipewire_library.library().pw_get_library_version().startswith(b"0."):
+        pytest.skip("PipeWire 1.4 lets it hold up the others until the camera is opened again")
+    told: list[bool] = []
+    camera = PipeWireCamera(width=160, height=90, fps=RATE_FPS, fourcc=RGB, on_watched=told.append)
+    picture = numbered(160 * 90 * 3)
+    other = "video/x-raw,format=NV12,width=640,height=480"
+    stranger = session.gst("fakesink", caps=other)
+    began_s = time.monotonic()
+    send_until(camera, picture, lambda: stranger.poll() is not None or time.monotonic() - began_s > 1)
+    session.end(stranger)
+    reader = session.gst("fakesink")
+    try:
+        send_until(camera, picture, lambda: camera.is_watched)
+        stranger = session.gst("fakesink", caps=other)
+        began_s = time.monotonic()
+        send_until(camera, picture, lambda: stranger.poll() is not None or time.monotonic() - began_s > 2)
+        session.end(stranger)
+        later = session.gst("fakesink", count=10)
+        send_until(camera, picture, lambda: later.poll() is not None)
+        assert later.returncode == 0 and reader.poll() is None and told == [True]
+    finally:
+        camera.close()
+        session.end(reader)
 
 
 def test_nobody_watching_costs_nothing(session: Session) -> None:
