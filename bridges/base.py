@@ -96,6 +96,10 @@ class OutputThread:
         return self.output.always_on
 
     @property
+    def takes_any_size(self) -> bool:
+        return self.output.takes_any_size
+
+    @property
     def status(self) -> OutputStatus:
         return OutputStatus(
             self.output.name, self._state, self._reason, self._written, self._slot.replaced, self.output.path

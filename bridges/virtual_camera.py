@@ -14,18 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bridges.base import Output
+from sdv2live.capture.preprocess import fit_into
 from sdv2live.errors import UserError, one_line
 from sdv2live.frames import Pixels
 
 log = logging.getLogger(__name__)
 
-Words = NDArray[np.uint16]
-
 DEFAULT_SIZE_WH = (1280, 720)
-BLOCK_ROWS = 16
 OBS_CAMERA = "OBS Virtual Camera"
 PIPEWIRE = "pipewire"
 # The platform's own backends, the next one where the one before has no device at all; a backend registered by
@@ -53,7 +50,7 @@ class VirtualCamera(Output):
         self._device = device
         self._size_wh = size_wh
         self._camera: Any = None
-        self._letterbox: Letterbox | None = None
+        self._frame = np.zeros((size_wh[1], size_wh[0], 3), np.uint8)
         self._drawn: Pixels | None = None
         self._is_watched: bool | None = None
         self._rate_fps = 1
@@ -84,7 +81,7 @@ class VirtualCamera(Output):
         self._camera = self._first_camera(rate_fps)
         device = str(self._camera.device)
         self._node = (device, identity) if (identity := node_identity(device)) else None
-        self._letterbox, self._drawn = Letterbox(size_wh, self._size_wh), None
+        self._drawn = None
         self._rate_fps, self._writes = max(rate_fps, 1), 0
         width, height = self._size_wh
         log.info("virtual camera %s (%s) is on, %dx%d at %d fps", device, self._camera.backend, width, height, rate_fps)
@@ -120,7 +117,7 @@ class VirtualCamera(Output):
         raise UserError(f"{first.removesuffix('.')}, or use PipeWire instead: {second[:1].lower()}{second[1:]}")
 
     def write(self, pixels: Pixels, tick: int) -> None:
-        if self._camera is None or self._letterbox is None:
+        if self._camera is None:
             raise RuntimeError("the virtual camera is not open")
         # pyvirtualcam only prints where a write fails, so once a second the device itself is looked at.
         if self._node is not None and self._writes % self._rate_fps == 0:
@@ -140,20 +137,17 @@ class VirtualCamera(Output):
 
     def _framed(self, pixels: Pixels) -> Pixels:
         """`pixels` in a frame of the camera's size. ValueError where that is no picture."""
-        assert self._letterbox is not None
         if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
             raise ValueError(f"a picture of shape {pixels.shape}")
         size_wh = pixels.shape[1], pixels.shape[0]
         if size_wh == self._size_wh:
             return pixels
-        if size_wh != self._letterbox.size_wh:
-            self._letterbox, self._drawn = Letterbox(size_wh, self._size_wh), None
         # What nobody watches need not be drawn: the camera only looks whether somebody has come, or PipeWire has gone.
         # A held picture is the same array again, and lies there already.
         if self._is_watched is not False and pixels is not self._drawn:
-            self._letterbox.place(pixels)
+            fit_into(pixels, self._frame, "letterbox")
             self._drawn = pixels
-        return self._letterbox.frame
+        return self._frame
 
     def _note_watched(self, is_watched: bool) -> None:
         self._is_watched = is_watched
@@ -235,76 +229,6 @@ def node_identity(device: str) -> tuple[int, int, int] | None:
     except (OSError, ValueError):
         return None
     return found.st_dev, found.st_ino, found.st_rdev
-
-
-class Letterbox:
-    """Puts pictures of one size into a frame of another, shape kept, black around, bilinear.
-
-    NumPy alone, with index tables worked out once, and in blocks of rows that stay in the cache: columns first
-    (over the picture's own rows), then rows.
-    """
-
-    def __init__(self, size_wh: tuple[int, int], out_wh: tuple[int, int]) -> None:
-        (width, height), (out_width, out_height) = size_wh, out_wh
-        inner_width = min(out_width, max(1, round(out_height * width / height)))
-        inner_height = min(out_height, max(1, round(out_width * height / width)))
-        left, top = (out_width - inner_width) // 2, (out_height - inner_height) // 2
-        self.size_wh = size_wh
-        self.frame = np.zeros((out_height, out_width, 3), np.uint8)  # the last picture placed
-        self._inner = self.frame[top : top + inner_height, left : left + inner_width]
-        low, high, share = interpolation_table(width, inner_width)
-        channels = np.arange(3)
-        self._low_columns = (low[:, None] * 3 + channels).ravel()
-        self._high_columns = (high[:, None] * 3 + channels).ravel()
-        self._column_share = np.repeat(share, 3)
-        self._low_rows, self._high_rows, row_share = interpolation_table(height, inner_height)
-        self._row_share = row_share[:, None]
-        # Sums of two shares of 16 in each direction: 255 * 16 * 16 just fits 16 bits, so one shift at the end does.
-        self._wide = np.empty((height, inner_width * 3), np.uint16)
-        self._low = np.empty((BLOCK_ROWS, inner_width * 3), np.uint16)
-        self._high = np.empty_like(self._low)
-
-    def place(self, pixels: Pixels) -> Pixels:
-        """The whole frame [H, W, 3] with `pixels` in it; the same memory each time."""
-        width, height = self.size_wh
-        if pixels.shape != (height, width, 3):
-            raise ValueError(f"a picture of shape {pixels.shape} where {(height, width, 3)} was announced")
-        inner_height, inner_width = self._inner.shape[:2]
-        if (inner_height, inner_width) == (height, width):
-            self._inner[:] = pixels
-            return self.frame
-        rows = pixels.reshape(height, width * 3)
-        for first in range(0, height, BLOCK_ROWS):
-            block = rows[first : first + BLOCK_ROWS].astype(np.uint16)
-            low, high = self._low[: len(block)], self._high[: len(block)]
-            np.take(block, self._low_columns, axis=1, out=low, mode="clip")
-            np.take(block, self._high_columns, axis=1, out=high, mode="clip")
-            mix_into(self._wide[first : first + BLOCK_ROWS], low, high, self._column_share)
-        for first in range(0, inner_height, BLOCK_ROWS):
-            part = slice(first, min(first + BLOCK_ROWS, inner_height))
-            low, high = self._low[: part.stop - first], self._high[: part.stop - first]
-            np.take(self._wide, self._low_rows[part], axis=0, out=low, mode="clip")
-            np.take(self._wide, self._high_rows[part], axis=0, out=high, mode="clip")
-            mix_into(low, low, high, self._row_share[part])
-            low += 128
-            low >>= 8
-            self._inner[part] = low.reshape(len(low), inner_width, 3)
-        return self.frame
-
-
-def mix_into(out: Words, low: Words, high: Words, share: Words) -> None:
-    """out = (16 - share) * low + share * high; low and high are used up."""
-    low *= 16 - share
-    high *= share
-    np.add(low, high, out=out)
-
-
-def interpolation_table(count: int, out_count: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Words]:
-    """For each of `out_count` places the two of `count` pixels it lies between and the second's share of 16."""
-    centres = np.clip((np.arange(out_count) + 0.5) * count / out_count - 0.5, 0, count - 1)
-    low = np.floor(centres).astype(np.intp)
-    high = np.minimum(low + 1, count - 1)
-    return low, high, np.round((centres - low) * 16).astype(np.uint16)
 
 
 def camera_report() -> list[tuple[str, str]]:

@@ -32,10 +32,16 @@ TOO_OLD_PERIODS = 2.5
 
 
 class Outlet(Protocol):
-    """Takes one picture a tick and never blocks. always_on: it is watched, and gets cards before the first picture."""
+    """Takes one picture a tick and never blocks. always_on: it is watched, and gets cards before the first picture.
+
+    takes_any_size: in a bypass it gets the camera's own picture, and not one of the engine's size.
+    """
 
     @property
     def always_on(self) -> bool: ...
+
+    @property
+    def takes_any_size(self) -> bool: ...
 
     def offer(self, pixels: Pixels, tick: int) -> None: ...
 
@@ -168,15 +174,17 @@ class Presenter:
             self._fresh_s = now_s
         # What is frozen is what was seen at that moment, whatever is turned meanwhile.
         self._frozen = (self._frozen if self._frozen is not None else self._last_pixels) if is_frozen else None
-        pixels = self._frozen if self._frozen is not None else self._composed(now_s, is_bypassed, values)
+        bypass = self._bypass_frame(now_s) if is_bypassed and values["stream.running"] else None
+        pixels = self._frozen if self._frozen is not None else self._composed(now_s, bypass, values)
         self._last_pixels = pixels
+        full = _turned(bypass, values) if bypass is not None and not is_frozen else pixels
         if values["output.panic"]:
-            pixels = self._card_for("one moment, please", "")
+            pixels = full = self._card_for("one moment, please", "")
         self._has_begun = self._has_begun or self._shown is not None or is_bypassed
-        self.preview.put(Shown(pixels, self._source_beside(now_s)))
+        self.preview.put(Shown(full, self._source_beside(now_s)))
         for outlet in self._outlets:
             if self._has_begun or outlet.always_on:
-                outlet.offer(pixels, self._ticks)
+                outlet.offer(full if outlet.takes_any_size else pixels, self._ticks)
         if self._has_begun:
             self._ticks += 1
             self.frames_out += 1
@@ -197,14 +205,16 @@ class Presenter:
         frame = self._newest_frame()
         return frame.pixels if frame is not None else None
 
-    def _composed(self, now_s: float, is_bypassed: bool, values: Snapshot) -> Pixels:
+    def _bypass_frame(self, now_s: float) -> Frame | None:
+        frame = self._newest_frame()
+        return frame if frame is not None and now_s - frame.captured_s < self._too_old_s else None
+
+    def _composed(self, now_s: float, bypass: Frame | None, values: Snapshot) -> Pixels:
         if not values["stream.running"]:
             self._shown = None
             return self._card_for("sdv2live", "stopped")
-        if is_bypassed:
-            frame = self._newest_frame()
-            if frame is not None and now_s - frame.captured_s < self._too_old_s:
-                return self._fitted(frame, values)
+        if bypass is not None:
+            return self._fitted(bypass, values)
         if self._shown is None:
             return self._card_for("sdv2live", self._words())
         if now_s - self._fresh_s > self._too_old_s:
@@ -239,3 +249,14 @@ class Presenter:
         if self._card is None or self._card[0] != title + detail:
             self._card = (title + detail, card(self._size_wh, title, detail))
         return self._card[1]
+
+
+def _turned(frame: Frame, values: Snapshot) -> Pixels:
+    """The whole frame, the way up that the user wants it; as it is, where it is that way up."""
+    framing = framing_of(values)
+    if not framing.quarter_turns and not framing.is_mirrored:
+        return frame.pixels
+    width, height = frame.size_wh if framing.quarter_turns % 2 == 0 else frame.size_wh[::-1]
+    out = np.empty((height, width, 3), np.uint8)
+    frame_into(frame.pixels, out, framing)
+    return out

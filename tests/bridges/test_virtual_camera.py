@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-import cv2
 import numpy as np
 import pytest
 from pyvirtualcam import camera as pyvirtualcam_camera
 from pyvirtualcam import register_backend
 
+import bridges.virtual_camera
 from bridges.base import OutputThread
 from bridges.pipewire_camera import START
-from bridges.virtual_camera import MODPROBE, Letterbox, VirtualCamera
+from bridges.virtual_camera import MODPROBE, VirtualCamera
 from sdv2live.capture.test_pattern import read_frame_number, render_pattern
 from sdv2live.clock import MonotonicClock
 from sdv2live.errors import UserError
@@ -123,21 +123,6 @@ def test_the_number_in_the_pattern_survives_the_way(backend: type[RecordingBacke
     assert [read_frame_number(picture) for picture in backend.opened[0].pictures] == [0, 7, 123_456]
 
 
-@pytest.mark.parametrize(
-    ("size_wh", "out_wh"), [((97, 61), (640, 360)), ((256, 256), (1280, 720)), ((50, 90), (64, 48))]
-)
-def test_scaling_agrees_with_another_implementation(size_wh: tuple[int, int], out_wh: tuple[int, int]) -> None:
-    width, height = size_wh
-    noise = np.random.default_rng(2).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    picture = cv2.GaussianBlur(noise, (0, 0), 2)
-    placed = Letterbox(size_wh, out_wh).place(picture)
-    rows, columns = np.nonzero(placed.any(axis=2))
-    inner = placed[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-    oracle = cv2.resize(picture, inner.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    difference = np.abs(inner.astype(int) - oracle)
-    assert difference.mean() < 1 and difference.max() <= 4
-
-
 def test_without_a_device_the_sentence_has_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     # The platform's own backend, on a machine without such a camera.
     monkeypatch.setattr(sys, "platform", "linux")
@@ -199,13 +184,13 @@ def test_what_is_no_picture_is_refused_in_a_sentence(backend: type[RecordingBack
 
 def test_a_held_picture_is_scaled_once(backend: type[RecordingBackend], monkeypatch: pytest.MonkeyPatch) -> None:
     placed: list[Pixels] = []
-    place = Letterbox.place
+    place = bridges.virtual_camera.fit_into
 
-    def counted(letterbox: Letterbox, pixels: Pixels) -> Pixels:
+    def counted(pixels: Pixels, out: Pixels, mode: str) -> None:
         placed.append(pixels)
-        return place(letterbox, pixels)
+        place(pixels, out, mode)
 
-    monkeypatch.setattr(Letterbox, "place", counted)
+    monkeypatch.setattr(bridges.virtual_camera, "fit_into", counted)
     camera = VirtualCamera(backend="test", size_wh=(64, 48))
     camera.open((32, 32), 30)
     first, second = (np.full((32, 32, 3), value, np.uint8) for value in (10, 20))

@@ -20,15 +20,14 @@ from pythonosc.osc_message import OscMessage
 from pythonosc.osc_message_builder import OscMessageBuilder
 
 from gui.main_window import MainWindow
-from tests.capture.x_display import x_server
+from tests.capture import x_display
 from tests.gui.conftest import StillLive
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60.0
 pytestmark = pytest.mark.slow
-MISSING = [tool for tool in ("Xvfb", "xdotool") if shutil.which(tool) is None]
-if MISSING:
-    pytest.skip(f"needs {' and '.join(MISSING)}: apt install xvfb xdotool", allow_module_level=True)
+if shutil.which("xdotool") is None:
+    pytest.skip("no xdotool: apt-get install xdotool", allow_module_level=True)
 
 
 class Osc:
@@ -105,8 +104,8 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def display() -> Iterator[str]:
-    with x_server((1400, 900)) as name:
-        yield name
+    with x_display.running((1400, 900)) as display:
+        yield display.name
 
 
 @pytest.fixture
@@ -187,7 +186,7 @@ def test_a_first_session_with_mouse_and_keys(screen: Screen, layout: MainWindow,
     screen.do("key", "ctrl+q")
     assert screen.process.wait(30) == 0
     kept = json.loads(next(screen.home.rglob("session.json")).read_text())
-    assert kept["values"]["noise.max"] == pytest.approx(0.8, abs=0.03) and "neon lights" in kept["prompts"]
+    assert "neon lights" in kept["prompts"] and kept["values"]["source.name"] != "pattern"
 
 
 def test_a_window_that_is_closed_while_the_engine_loads(screen: Screen) -> None:

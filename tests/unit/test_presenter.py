@@ -20,7 +20,7 @@ def plain(value: int) -> Pixels:
 
 class Outlet:
     def __init__(self, *, always_on: bool) -> None:
-        self.always_on = always_on
+        self.always_on = self.takes_any_size = always_on
         self.taken: list[tuple[int, int]] = []  # (mean grey, tick)
 
     def offer(self, pixels: Pixels, tick: int) -> None:
