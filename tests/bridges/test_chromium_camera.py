@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -73,10 +74,9 @@ def picture(count: int) -> Pixels:
 
 
 @contextmanager
-def page_server() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def page_server(page: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The page's address and the results that it posts, on a free port of this machine."""
     results: list[dict[str, Any]] = []
-    page = PAGE % {"bits": BITS, "seconds": SECONDS, "width": SIZE_WH[0], "height": SIZE_WH[1]}
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def answer(self, body: bytes) -> None:
@@ -119,6 +119,21 @@ def start_portal(session: Session) -> None:
     wait_for(lambda: session.run("gdbus", "call", "--session", *where, *ask).wait(5) == 0, why="the camera portal")
 
 
+def start_chromium(session: Session, address: str) -> subprocess.Popen[bytes]:
+    """A browser without a screen, which lets the page have every camera."""
+    return session.run(
+        "chromium",
+        "--headless=new",
+        *(["--no-sandbox"] if os.geteuid() == 0 else []),
+        "--disable-gpu",
+        "--no-first-run",
+        f"--user-data-dir={session.folder / 'profile'}",
+        "--enable-features=WebRtcPipeWireCamera",
+        "--use-fake-ui-for-media-stream",
+        address,
+    )
+
+
 def test_chromium_sees_it_at_its_rate_and_in_its_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     need("pipewire", "wireplumber", "dbus-daemon", "gdbus", "chromium", PORTAL, PERMISSIONS)
     session = Session(tmp_path)
@@ -130,18 +145,9 @@ def test_chromium_sees_it_at_its_rate_and_in_its_colours(tmp_path: Path, monkeyp
         session.start()
         start_portal(session)
         camera.open(SIZE_WH, RATE_FPS)
-        with page_server() as (address, results):
-            browser = session.run(
-                "chromium",
-                "--headless=new",
-                *(["--no-sandbox"] if os.geteuid() == 0 else []),
-                "--disable-gpu",
-                "--no-first-run",
-                f"--user-data-dir={tmp_path / 'profile'}",
-                "--enable-features=WebRtcPipeWireCamera",
-                "--use-fake-ui-for-media-stream",
-                address,
-            )
+        page = PAGE % {"bits": BITS, "seconds": SECONDS, "width": SIZE_WH[0], "height": SIZE_WH[1]}
+        with page_server(page) as (address, results):
+            browser = start_chromium(session, address)
             start_s = time.monotonic()
             while not results and time.monotonic() - start_s < 40:
                 camera.write(picture(first + count), count)

@@ -11,11 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
+from PySide6.QtCore import QPoint
+from PySide6.QtWidgets import QWidget
 from pythonosc.osc_message import OscMessage
 from pythonosc.osc_message_builder import OscMessageBuilder
 
@@ -108,16 +111,17 @@ def display() -> Iterator[str]:
         yield display.name
 
 
-@pytest.fixture
-def screen(display: str, tmp_path: Path) -> Iterator[Screen]:
+@contextmanager
+def launched(display: str, home: Path) -> Iterator[Screen]:
+    """The program on `display`, with a home of its own; ended with the block."""
     port = free_port()
-    environment = {**os.environ, "DISPLAY": display, "HOME": str(tmp_path), "QT_QPA_PLATFORM": "xcb"}
-    for name in ("WAYLAND_DISPLAY", "XDG_CONFIG_HOME", "XDG_SESSION_TYPE"):
+    environment = {**os.environ, "DISPLAY": display, "HOME": str(home), "QT_QPA_PLATFORM": "xcb"}
+    for name in ("WAYLAND_DISPLAY", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_SESSION_TYPE"):
         environment.pop(name, None)
     environment["PYTHONPATH"] = str(ROOT)
     command = [sys.executable, "-m", "sdv2live", "--source", "pattern", "--size", "64x64", "--osc-port", str(port)]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, start_new_session=True)
-    screen = Screen(process, environment, Osc(port), tmp_path)
+    process = subprocess.Popen(command, cwd=home, env=environment, stderr=subprocess.PIPE, start_new_session=True)
+    screen = Screen(process, environment, Osc(port), home)
     try:
         yield screen
     finally:
@@ -125,6 +129,18 @@ def screen(display: str, tmp_path: Path) -> Iterator[Screen]:
         if process.poll() is None:
             process.kill()
         process.communicate(timeout=30)
+
+
+def point_of(widget: QWidget, window: QWidget, x: float, y: float) -> tuple[int, int]:
+    """Where a point of a widget lies in its window."""
+    at = widget.mapTo(window, QPoint(round(x), round(y)))
+    return at.x(), at.y()
+
+
+@pytest.fixture
+def screen(display: str, tmp_path: Path) -> Iterator[Screen]:
+    with launched(display, tmp_path) as screen:
+        yield screen
 
 
 @pytest.fixture
@@ -140,16 +156,8 @@ def test_a_first_session_with_mouse_and_keys(screen: Screen, layout: MainWindow,
     screen.until("state", "running")
     live.registry.set_many([("noise.max", 0.6), ("noise.min", 0.5)], origin="test")
 
-    def place(widget: object, x: float, y: float) -> tuple[int, int]:
-        from PySide6.QtCore import QPoint
-        from PySide6.QtWidgets import QWidget
-
-        assert isinstance(widget, QWidget)
-        at = widget.mapTo(layout, QPoint(round(x), round(y)))
-        return at.x(), at.y()
-
     # A prompt.
-    screen.do("mousemove", *place(layout.panel.prompt._text, 40, 20), "click", 1)
+    screen.do("mousemove", *point_of(layout.panel.prompt._text, layout, 40, 20), "click", 1)
     screen.do("key", "ctrl+a")
     screen.do("type", "--delay", 15, "neon lights")
     screen.do("key", "Return")
@@ -157,13 +165,13 @@ def test_a_first_session_with_mouse_and_keys(screen: Screen, layout: MainWindow,
     # A bound, dragged.
     screen.until("noise/max", lambda value: abs(float(value) - 0.6) < 0.01)
     trace = layout.panel.trace
-    screen.do("mousemove", *place(trace, 60, trace._y(0.6)), "mousedown", 1)
+    screen.do("mousemove", *point_of(trace, layout, 60, trace._y(0.6)), "mousedown", 1)
     for value in (0.65, 0.7, 0.75, 0.8):
-        screen.do("mousemove", *place(trace, 60, trace._y(value)))
+        screen.do("mousemove", *point_of(trace, layout, 60, trace._y(value)))
     screen.do("mouseup", 1)
     screen.until("noise/max", lambda value: abs(float(value) - 0.8) < 0.03)
     # Fifty sources.
-    screen.do("mousemove", *place(layout.panel.source._box, 30, 10), "click", 1)
+    screen.do("mousemove", *point_of(layout.panel.source._box, layout, 30, 10), "click", 1)
     screen.do("key", "Escape")
     for number in range(50):
         screen.do("key", ("Up", "Down")[number % 2])
