@@ -29,12 +29,13 @@ log = logging.getLogger(__name__)
 
 TOO_OLD_S = 3.0
 TOO_OLD_PERIODS = 2.5
+LARGE_CARD_WH = (1280, 720)  # words on a card of the engine's size could not be read where it is enlarged
 
 
 class Outlet(Protocol):
     """Takes one picture a tick and never blocks. always_on: it is watched, and gets cards before the first picture.
 
-    takes_any_size: in a bypass it gets the camera's own picture, and not one of the engine's size.
+    takes_any_size: in a bypass it gets the camera's own picture and not one of the engine's size, and large cards.
     """
 
     @property
@@ -80,7 +81,7 @@ class Presenter:
         self._fresh_s = 0.0  # when the picture was last what it should be: new, or held on purpose
         self._too_old_s = TOO_OLD_S
         self.failure: BaseException | None = None
-        self._card: tuple[str, Pixels] | None = None
+        self._card: tuple[str, Pixels, Pixels] | None = None  # words, of the pictures' size, large
         self._format_asked: tuple[tuple[int, int], str] | None = None
         self._made: tuple[tuple[int, str, float], Picture, Pixels] | None = None
         self._has_begun = False
@@ -180,6 +181,8 @@ class Presenter:
         full = _turned(bypass, values) if bypass is not None and not is_frozen else pixels
         if values["output.panic"]:
             pixels = full = self._card_for("one moment, please", "")
+        if self._card is not None and pixels is self._card[1]:
+            full = self._card[2]
         self._has_begun = self._has_begun or self._shown is not None or is_bypassed
         self.preview.put(Shown(full, self._source_beside(now_s)))
         for outlet in self._outlets:
@@ -247,7 +250,8 @@ class Presenter:
     def _card_for(self, title: str, detail: str) -> Pixels:
         """Drawn again only when the words change."""
         if self._card is None or self._card[0] != title + detail:
-            self._card = (title + detail, card(self._size_wh, title, detail))
+            small, large = (card(size_wh, title, detail) for size_wh in (self._size_wh, LARGE_CARD_WH))
+            self._card = (title + detail, small, large)
         return self._card[1]
 
 
