@@ -1,0 +1,89 @@
+"""Pictures of the real window in its states, on the clip that ships: python -m tests.gui.make_window_pictures FOLDER
+
+With QT_SCALE_FACTOR=2 in the environment they are of a high-resolution screen. README's is `effect` of these.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp()
+
+from PySide6.QtCore import QTimer
+from PySide6.QtWidgets import QApplication
+
+from gui.main_window import MainWindow
+from gui.preview import View
+from gui.run import drive, make_application
+from sdv2live.app import LiveApp, LiveOptions
+from sdv2live.paths import assets_dir
+from sdv2live.registry import Registry
+from sdv2live.settings import engine_spec
+
+
+def main(folder: Path) -> None:
+    registry = Registry()
+    registry.set_many([("source.name", "clip"), ("prompt.text", "watercolour"), ("prompt.transition", 4)], origin="cli")
+    app = LiveApp(registry, LiveOptions(outputs=[], spec=engine_spec(registry), waits_for_source=False))
+    make_application(assets_dir())
+
+    def window() -> MainWindow:
+        return next(w for w in QApplication.topLevelWidgets() if isinstance(w, MainWindow))
+
+    def view(which: View) -> Callable[[], object]:
+        return lambda: window().view_buttons[which].click()
+
+    def is_running() -> bool:
+        return app.session.frames_generated > 40
+
+    def always() -> bool:
+        return True
+
+    def unfold() -> None:
+        window().panel.folds["engine"].setChecked(True)
+        window().panel.folds["noise"].setChecked(True)
+        QTimer.singleShot(200, lambda: window().panel.ensureWidgetVisible(window().panel.folds["engine"], 0, 400))
+
+    # name, what is done before it, when it may be taken
+    steps: list[tuple[str, Callable[[], object], Callable[[], bool], int]] = [
+        ("loading", lambda: None, always, 500),
+        ("effect", lambda: registry.set("noise.max", 0.7, origin="gui"), is_running, 3000),
+        ("source", view(View.SOURCE), always, 500),
+        ("split", view(View.SPLIT), always, 500),
+        ("problem", lambda: registry.set("source.name", "camera:Front", origin="gui"), always, 2500),
+        ("unfolded", unfold, always, 800),
+        ("panic", lambda: registry.set("output.panic", True, origin="gui"), always, 500),
+        ("stopped", lambda: registry.set_many([("output.panic", False), ("stream.running", False)], origin="gui"),
+         always, 2500),
+    ]  # fmt: skip
+
+    def next_step() -> None:
+        if not steps:
+            app.request_stop()
+            return
+        name, act, is_time, wait_ms = steps[0]
+        if not is_time():
+            QTimer.singleShot(200, next_step)
+            return
+        steps.pop(0)
+        act()
+
+        def take() -> None:
+            window().grab().save(str(folder / f"{name}.png"))
+            next_step()
+
+        QTimer.singleShot(wait_ms, take)
+
+    QTimer.singleShot(300, next_step)
+    app.run(lambda: drive(app, assets=assets_dir(), state={}, history=["pencil drawing"], on_close=lambda *_: None))
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    target.mkdir(parents=True, exist_ok=True)
+    main(target)
