@@ -138,14 +138,15 @@ class LiveApp:
             self._finished_s = self._finished_s or self.clock.now_s()
             self.presenter.stop()  # no tick between the numbers and the end of the files
             # The numbers of a run are those of its end, not of what is left once everything is closed.
-            summary, end_state, end_source = self.summary(), self.supervisor.state, self.sources.status
+            summary, end_source = self.summary(), self.sources.status
+            engine_failure = self.supervisor.reason if self.supervisor.state is State.FAILED else ""
         self._report(summary | {"peak_memory_bytes": _peak_memory_bytes()})
         failure = self.session.failure or self.presenter.failure
         if failure is not None:
             raise RuntimeError("the stream ended with an error; see the log") from failure
         is_silent = self.presenter.first_picture_s is None and end_source.name != "none"
         if is_silent and self._signal is None and self.options.waits_for_source:
-            reason = self.supervisor.reason if end_state is State.FAILED else end_source.reason
+            reason = engine_failure or end_source.reason
             raise UserError(reason or f"the source {end_source.name} gave no picture: choose another one.")
         return 128 + self._signal if self._signal else 0
 
