@@ -10,6 +10,7 @@ import logging
 import zlib
 from collections.abc import Callable, Mapping, Set
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -64,7 +65,9 @@ def build_wan(spec: EngineSpec, *, first_epoch: int = 0, say: Say = log.info) ->
         )
     device = choose_device(spec.device)
     dtype = choose_dtype(spec.precision, device)
-    check_memory(spec, sizes.dit, sizes.vae, device=device, dtype=dtype)
+    # A stream that is started again is to come back: steps that were asked for live and do not fit are found out there.
+    counted = replace(spec, steps_count=1) if first_epoch else spec
+    check_memory(counted, sizes.dit, sizes.vae, device=device, dtype=dtype)
 
     with ExitStack() as stack:
         try:
@@ -86,6 +89,7 @@ def build_wan(spec: EngineSpec, *, first_epoch: int = 0, say: Say = log.info) ->
                 dtype=dtype,
                 first_epoch=first_epoch,
                 new_cache=cache_of(spec.profile),
+                warm_up_steps=min(spec.steps_count, 2),
             )
         except (RuntimeError, MemoryError) as error:
             if not is_memory_full(error):

@@ -30,7 +30,7 @@ from sdv2live.engine.ipc import (
     to_json,
     write_message,
 )
-from sdv2live.errors import UserError, one_line
+from sdv2live.errors import ChunkError, UserError, one_line
 
 log = logging.getLogger(__name__)
 STAGES = ("encode", "denoise", "decode", "chunk")
@@ -175,9 +175,12 @@ class Worker:
 def plain_reason(error: Exception) -> str:
     """Why a chunk failed, in words that help."""
     from sdv2live.engine.checkpoint import is_memory_full
+    from sdv2live.engine.stream import MEMORY_IS_FULL
 
+    if isinstance(error, ChunkError | UserError):
+        return one_line(error)
     if is_memory_full(error):
-        return "its memory is full: close other programs, or start with a smaller --size, fewer --steps or --vae taehv"
+        return MEMORY_IS_FULL
     return f"{type(error).__name__}: {one_line(error)}"
 
 

@@ -472,6 +472,17 @@ def test_too_little_memory_is_said_before_anything_is_loaded(
     assert counted[0] == (SMALL_DIT, SMALL_VAE), "the sizes are those of the folder"
 
 
+def test_an_engine_that_is_started_again_is_not_refused_for_steps_asked_for_live(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "count_memory", lambda spec, *_, **__: Footprint(0, int(spec.steps_count * 1e9), 0))
+    monkeypatch.setattr(memory, "free_bytes", lambda _: int(2.9e9))
+    crowded = replace(SPEC, vae="taehv", weights=str(weights), steps_count=4)
+    with pytest.raises(UserError, match=r"with 4 steps .* needs 4\.0 GB"):
+        build_wan(crowded)
+    build_wan(crowded, first_epoch=7).close()
+
+
 def test_memory_that_fills_up_while_loading_is_one_sentence(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nOf the allocated memory")
