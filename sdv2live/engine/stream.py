@@ -136,9 +136,12 @@ class StreamEngine(Engine):
         self._is_broken = False  # a chunk failed; what comes before the reset is dropped, as its results would be
         self._state = self._new_state()
 
-    def prepare(self, texts: Sequence[str]) -> None:
-        """Have these prompts encoded. Blocks; raises UserError for one that cannot be."""
-        self._prompts.encode(texts)
+    def prepare(self, texts: Sequence[str], *, falls_back: bool = False) -> None:
+        """Have these prompts encoded. Blocks; raises UserError for one that cannot be.
+
+        falls_back: live, a prompt that cannot be encoded is no reason where the one used last can be shown instead.
+        """
+        self._prompts.encode(texts, falls_back=falls_back)
 
     def warm_up(self) -> None:
         """Two chunks of grey with a prompt of zeros: the opening and one more."""

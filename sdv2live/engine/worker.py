@@ -93,7 +93,8 @@ class Worker:
         engine.warm_up()
         warm_up_s = time.monotonic() - started_s
         say("encoding the prompt")
-        engine.prepare(fields["texts"])
+        # The first start says what is wrong with its prompt; one that comes later has had pictures and is to come back.
+        engine.prepare(fields["texts"], falls_back=fields["epoch"] > 0)
         self._frames = SharedFrames(
             attach_memory(MemoryHandle(**fields["memory"])), size_wh=spec.size_wh, frames=engine.traits.largest_chunk
         )

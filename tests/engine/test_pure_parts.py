@@ -16,6 +16,7 @@ from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.schedule import chunk_timesteps, first_timestep, opening_timesteps, sigma_of
 from sdv2live.engine.stages import Stage, StageMap
 from sdv2live.engine.text_ahead import Direct
+from sdv2live.errors import UserError
 
 REFERENCE_LIST = (700, 500, 400, 200)
 
@@ -130,6 +131,9 @@ class Slow:
     def pending(self) -> tuple[str, ...]:
         return ()
 
+    def last_used(self) -> torch.Tensor | None:
+        return None
+
     def failure(self, text: str) -> str | None:
         return self.failures.get(text)
 
@@ -168,6 +172,54 @@ def test_a_prompt_that_fails_is_said_once_and_the_one_before_stays(caplog: pytes
     assert [record.message for record in caplog.records] == [
         "the prompt before stays: the tokenizer is missing: fetch it."
     ]
+
+
+def test_a_reset_keeps_the_prompt_that_was_there_until_the_new_one_is() -> None:
+    texts = Slow()
+    mixer = PromptMixer(texts)
+    old, slow = (("old", 1.0),), (("longer one", 1.0),)
+    mixer.advance(old, 0)
+    mixer.advance(slow, 0)
+    for _ in range(2):
+        mixer.reset()
+        assert mixer.advance(slow, 2).embedding.unique().item() == 3, "a reset does not wait for an encoder"
+    texts.there["longer one"] = encoded("longer one")
+    steps = [mixer.advance(slow, 2) for _ in range(2)]
+    assert [step.embedding.unique().item() for step in steps] == [6.5, 10] and steps[-1].is_new
+    mixer.reset()
+    first = mixer.advance(slow, 2)
+    assert first.embedding.unique().item() == 10 and not first.is_new, "what is there opens the new stream"
+
+
+class Bad(Direct):
+    """An encoder that refuses one text."""
+
+    def __init__(self) -> None:
+        def encode(text: str) -> torch.Tensor:
+            if text == "bad":
+                raise UserError("bad was refused: write another one.")
+            return encoded(text)
+
+        super().__init__(encode)
+
+
+def test_a_prompt_that_fails_does_not_fail_after_a_reset_or_a_start() -> None:
+    bad = (("bad", 1.0),)
+    mixer = PromptMixer(Bad())
+    for ask in (lambda: mixer.advance(bad, 0), lambda: mixer.encode(["bad"])):
+        with pytest.raises(UserError, match="bad was refused"):
+            ask()
+    mixer.encode(["old"])
+    assert mixer.advance(bad, 0).embedding.unique().item() == 3, "what was encoded at the start is there"
+    mixer.reset()
+    assert mixer.advance(bad, 0).embedding.unique().item() == 3
+    again = PromptMixer(Bad())
+    with pytest.raises(UserError, match="bad was refused"):
+        again.encode(["bad"], falls_back=True)
+    again.encode(["next", "bad"], falls_back=True)
+    assert again.advance(bad, 0).embedding.unique().item() == 4
+    with pytest.raises(UserError, match="bad was refused"):
+        PromptMixer(Bad(), waits=True).encode(["next", "bad"], falls_back=True)
 
 
 def test_seeds_blend_on_the_sphere() -> None:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import av
@@ -24,15 +24,18 @@ from torch import Tensor
 from sdv2live import cli
 from sdv2live.capture.test_pattern import render_pattern
 from sdv2live.clock import MonotonicClock
-from sdv2live.engine import memory, wan
+from sdv2live.engine import build, memory, wan
+from sdv2live.engine import worker as worker_module
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.build import build_engine
 from sdv2live.engine.client import EngineClient
+from sdv2live.engine.ipc import Message
 from sdv2live.engine.memory import Footprint
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.text_ahead import TextAhead
 from sdv2live.engine.umt5 import UMT5Encoder
 from sdv2live.engine.wan import build_wan
+from sdv2live.engine.worker import Worker
 from sdv2live.errors import UserError
 from sdv2live.paths import assets_dir
 from tests.engine.wan_cases import (
@@ -250,6 +253,57 @@ def test_a_stream_goes_on_while_a_prompt_is_encoded(weights: Path, monkeypatch: 
         is_open.set()
         for engine in engines:
             engine.close()
+
+
+def test_a_prompt_that_cannot_be_encoded_refuses_the_first_start_alone(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker's own start, in this process: a later one shows the prompt that the disk has kept."""
+    keep_cache_in(monkeypatch, tmp_path)
+    encode = UMT5Encoder.encode
+
+    def refusing(self: UMT5Encoder, texts: list[str]) -> list[Tensor]:
+        if texts == ["bad"]:
+            raise UserError("the prompt 'bad' could not be encoded: try another wording.")
+        return encode(self, texts)
+
+    monkeypatch.setattr(UMT5Encoder, "encode", refusing)
+    spec = replace(SPEC, vae="taehv", weights=str(weights), waits_for_text=False)
+    assert configured(spec, epoch=0, texts=["bad"]) == "the prompt 'bad' could not be encoded: try another wording."
+    assert "could not be encoded" in str(configured(spec, epoch=5, texts=["bad"])), "and there is none to show yet"
+    first = configured(spec, epoch=0, texts=["a red fox"])
+    again = configured(spec, epoch=5, texts=["bad"])
+    assert isinstance(first, StreamEngine) and isinstance(again, StreamEngine)
+    again._epoch = first._epoch  # the noise is of an epoch
+    asked = replace(SETTINGS, mix=(("bad", 1.0),))
+    made = pictures(again, [asked] * 2)
+    assert (made == pictures(first, [SETTINGS] * 2)).all()
+    again.reset()
+    assert pictures(again, [asked]).shape == (4, 32, 32, 3), "nor does a reset fail"
+    for engine in (first, again):
+        engine.close()
+
+
+def configured(spec: EngineSpec, *, epoch: int, texts: list[str]) -> StreamEngine | str:
+    """The engine of a worker that was told to start, or why it refused."""
+
+    class Told:
+        def send(self, kind: Message, payload: bytes = b"") -> None:
+            pass
+
+    worker = Worker(Told())  # type: ignore[arg-type]
+    fields = {"spec": asdict(spec), "assets": str(assets_dir()), "epoch": epoch, "texts": texts, "memory": {}}
+    built: list[StreamEngine] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "build_engine", lambda *a, **k: built.append(build_engine(*a, **k)) or built[0])
+        for name in ("MemoryHandle", "attach_memory", "SharedFrames"):
+            patch.setattr(worker_module, name, lambda *_, **__: None)
+        try:
+            worker.configure(json.dumps(fields).encode())
+        except UserError as error:
+            built[0].close()
+            return str(error)
+    return built[0]
 
 
 def test_a_live_process_from_files(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
