@@ -41,6 +41,7 @@ T = TypeVar("T")
 
 STAGES = ("encode", "denoise", "decode")
 KEPT_TIMESTEPS = 32
+KEPT_EMBEDDINGS = 4
 MAX_ROWS = 8  # denoising steps that a chunk can have
 NO_CHUNK = -1  # the chunk id of a row that computes without a chunk
 MEMORY_IS_FULL = (
@@ -129,6 +130,7 @@ class StreamEngine(Engine):
         self._apart: deque[InFlight] = deque()  # encoded by itself and not denoised yet
         self._time_of: dict[int, TimeContext] = {}
         self._text_of: tuple[Tensor, TextContext] | None = None
+        self._embedding_of: dict[int, tuple[Tensor, Tensor]] = {}  # by id: as it came, which keeps the id, and as sent
         self._schedule = "latency"
         self._warm_up_steps = warm_up_steps
         self._step_limit = StepLimit()
@@ -324,6 +326,7 @@ class StreamEngine(Engine):
             timesteps = chunk_timesteps(steps, count, noise_scale=noise_scale, offset=offset)
         timesteps = timesteps[: self._rows_that_fit(len(timesteps), count)]
         prompt = self._prompts.advance(settings.mix, settings.transition_chunks, upcoming=settings.next_prompt)
+        embedding = self._sent_embedding(prompt.embedding)
         latents, side = self._codec.encode(self._uploaded(chunk.frames), state.codec_state)
         first = state.latent_frames
         state.latent_frames += latents.shape[1]
@@ -352,8 +355,8 @@ class StreamEngine(Engine):
             phase=state.phase,
             seeds=state.seeds.advance(settings.seed, settings.seed_transition_chunks),
             settings=settings,
-            text=self._text_context(prompt.embedding),
-            prepared=self._codec.prepare(prompt.embedding, noise_scale),
+            text=self._text_context(embedding),
+            prepared=self._codec.prepare(embedding, noise_scale),
             latents=latents.float(),
             side=side,
         )
@@ -387,9 +390,18 @@ class StreamEngine(Engine):
         pixels = self._sent(torch.from_numpy(frames))
         return pixels.permute(0, 3, 1, 2).to(self._dtype).mul_(2.0 / 255.0).sub_(1.0)[None]
 
+    def _sent_embedding(self, embedding: Tensor) -> Tensor:
+        """A prompt's embedding on the device, in the networks' dtype: sent once, and kept for when it comes back."""
+        if (known := self._embedding_of.pop(id(embedding), None)) is None:
+            known = (embedding, self._sent(embedding).to(self._dtype))
+            if len(self._embedding_of) >= KEPT_EMBEDDINGS:
+                self._embedding_of.pop(next(iter(self._embedding_of)))
+        self._embedding_of[id(embedding)] = known
+        return known[1]
+
     def _text_context(self, embedding: Tensor) -> TextContext:
         if self._text_of is None or self._text_of[0] is not embedding:
-            self._text_of = (embedding, self._dit.encode_text(embedding.to(self._device, self._dtype)))
+            self._text_of = (embedding, self._dit.encode_text(embedding))
         return self._text_of[1]
 
     def _time_context(self, timestep: int) -> TimeContext:
