@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from sdv2live.engine.checkpoint import NotEnoughMemory, is_memory_full, open_checkpoint
 from sdv2live.engine.embedding_cache import fingerprint_of
+from sdv2live.engine.host_memory import free_bytes
 from sdv2live.engine.weights import load_into
 from sdv2live.errors import UserError, one_line
 
@@ -213,11 +214,6 @@ def build_empty(size: UMT5Size) -> nn.Module:
 # ---- the encoder -------------------------------------------------------------------------------------------------
 
 
-def _free_bytes(device: torch.device) -> int:
-    free, _total = torch.cuda.mem_get_info(device)
-    return free
-
-
 class UMT5Encoder:
     """Texts to embeddings [1, text_len, d_model] on the CPU, in `dtype`; rows past a text's own tokens are zero.
 
@@ -239,7 +235,7 @@ class UMT5Encoder:
         size: UMT5Size = UMT5_XXL,
         text_len: int = TEXT_LEN,
         keep_on_cpu: bool = False,
-        free_bytes: Callable[[torch.device], int] = _free_bytes,
+        free_bytes: Callable[[torch.device], int | None] = free_bytes,
     ) -> None:
         self._weights, self._tokenizer_dir = weights, tokenizer_dir
         self._device, self._dtype = device, dtype

@@ -34,7 +34,7 @@ from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.text_ahead import Direct, TextAhead, Texts
 from sdv2live.engine.umt5 import UMT5Encoder, UMT5Size, clean_text
 from sdv2live.engine.wan_codec import VAE_MODES, WanCodec, empty_networks
-from sdv2live.engine.wan_files import WanFiles, find_files, sizes_of
+from sdv2live.engine.wan_files import WanFiles, check_folder, find_files, sizes_of
 from sdv2live.engine.weights import load_into, open_checkpoint, random_weights_
 from sdv2live.errors import UserError
 from sdv2live.paths import cache_dir, models_dir
@@ -52,6 +52,8 @@ def build_wan(spec: EngineSpec, *, first_epoch: int = 0, say: Say = log.info) ->
     """
     folder = _folder(spec)
     if spec.random_weights:
+        if spec.weights:
+            check_folder(spec.name, folder)
         folder_of_sizes = folder if spec.weights else None
         files = None
     else:

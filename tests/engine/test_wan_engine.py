@@ -390,6 +390,10 @@ def _with_nan(_: Path, tensors: dict[str, Tensor]) -> object:
     return tensors
 
 
+def _with(name: str, tensor: Tensor) -> Callable[[Path, dict[str, Tensor]], object]:
+    return lambda _, tensors: {**tensors, name: tensor}
+
+
 def _malicious(folder: Path, tensors: dict[str, Tensor]) -> object:
     return {**tensors, "more": RunsWhenLoaded(folder / "was executed")}
 
@@ -431,6 +435,16 @@ BROKEN: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "truncated vae": (_truncated(VAE_FILE), [], r"VAE\.pth cannot be read .*not all of it is there"),
     "truncated taehv": (_truncated(TAEHV_FILE), ["--vae", "wan-taehv"], r"taew2_1\.pth cannot be read"),
     "truncated text encoder": (_truncated(TEXT_FILE), [], r"bf16\.pth cannot be read .*not all of it is there"),
+    "a grow layer that is no matrix": (
+        _saved(TAEHV_FILE, _with("decoder.7.conv.weight", torch.zeros(()))),
+        ["--vae", "taehv"],
+        r"taew2_1\.pth are not those of this model \(decoder\.7\.conv\.weight is \(\), not \(256, 256, 1, 1\)\)",
+    ),
+    "a grow layer that is too small": (
+        _saved(TAEHV_FILE, _with("decoder.7.conv.weight", torch.zeros(8, 256, 1, 1))),
+        ["--vae", "wan-taehv"],
+        r"decoder\.7\.conv\.weight is \(8, 256, 1, 1\), not \(256, 256, 1, 1\)",
+    ),
     "of another size": (_as_14b, ["--engine", "wan-14b"], r"not those of this model .*blocks\.0\.ffn.* more\): fetch"),
     "NaN": (_saved(DIT_FILE, _with_nan), [], "holds values that are no numbers"),
     "NaN in the vae": (_saved(VAE_FILE, _with_nan), [], "holds values that are no numbers"),
@@ -457,13 +471,27 @@ BROKEN: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "steps that do not fall": (as_it_is, ["--steps-list", "500,700"], "smaller"),
     "no cuda": (as_it_is, ["--device", "cuda"], "no CUDA GPU can be used here"),
     "half floats on the cpu": (as_it_is, ["--precision", "float16"], "float16 cannot be used on the CPU"),
-    "no room to roll": (as_it_is, ["--window-frames", "3", "--sink-frames", "3"], "window of 3 .* beside 3 that stay"),
+    "no room to roll": (
+        as_it_is,
+        ["--window-frames", "3", "--sink-frames", "3"],
+        "window of 3 .* beside 3 that stay: raise --window-frames to 4 or more, or lower --sink-frames to 2 or less",
+    ),
     "no room for the reference": (
         as_it_is,
         ["--profile", "reference", "--window-frames", "3", "--sink-frames", "1"],
-        "window of 3 frames has no room beside 3",
+        r"window of 3 frames .* beside 3 that stay in the reference .*: raise --window-frames to 4 or more\.$",
+    ),
+    "no room for the reference's sinks": (
+        as_it_is,
+        ["--profile", "reference", "--window-frames", "5", "--sink-frames", "6"],
+        r"raise --window-frames to 7 or more, or lower --sink-frames to 4 or less\.$",
     ),
     "no folder": (as_it_is, ["--weights", "/nowhere/at all"], "folder /nowhere/at all does not exist"),
+    "no folder for random weights": (
+        as_it_is,
+        ["--random-weights", "--weights", "/nowhere/at all"],
+        "folder /nowhere/at all does not exist",
+    ),
     "a file for a folder": (as_it_is, ["--weights", __file__], r"test_wan_engine\.py is a file"),
     "an unknown user's folder": (as_it_is, ["--weights", "~nobody-of-this-name/w"], "a user who is not known"),
 }
@@ -516,6 +544,7 @@ def test_too_little_memory_is_said_before_anything_is_loaded(
 
     monkeypatch.setattr(memory, "count_memory", count)
     monkeypatch.setattr(memory, "free_bytes", lambda _: int(3.9e9))
+    monkeypatch.setattr(memory, "choose_dtype", lambda *_: torch.float32)  # whatever this processor is made for
     monkeypatch.setattr(wan, "fill", lambda *_, **__: pytest.fail("something was loaded"))
     command = ["render", str(clip), str(tmp_path / "o.mp4"), "--engine", "wan-1.3b", "--weights", str(weights), *SIZE]
     assert cli.main(command) == 2

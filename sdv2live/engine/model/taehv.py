@@ -202,6 +202,6 @@ def patched_state_dict(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         layers = _decoder()
     for index, layer in enumerate(layers):
         name = f"decoder.{index}.conv.weight"
-        if isinstance(layer, Grow) and name in fitted:
+        if isinstance(layer, Grow) and name in fitted and fitted[name].ndim:  # what else does not fit, the load says
             fitted[name] = fitted[name][-layer.conv.out_channels :]
     return fitted
