@@ -27,6 +27,8 @@ def test_timesteps_are_the_reference_s_in_its_range() -> None:
         assert steps == (int(1000 * scale) - 100, 500, 400, 200)
     assert opening_timesteps(REFERENCE_LIST, 4) == REFERENCE_LIST
     assert opening_timesteps((120, 110, 40), 3) == (120, 70)
+    for first in range(25, 1001):
+        assert opening_timesteps((first, 20), 1) == (first,), "list[0] itself"
 
 
 def test_below_that_range_noise_never_rises_again() -> None:
