@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdv2live.engine.base import Chunk, ChunkResult, ChunkSettings, Engine, EngineTraits
+from sdv2live.engine.base import STAGES, Chunk, ChunkResult, ChunkSettings, Engine, EngineTraits
 from sdv2live.engine.checkpoint import is_memory_full
 from sdv2live.engine.codec import Codec, Prepared
 from sdv2live.engine.kv_cache import KVCache, RowWrite
@@ -34,15 +34,14 @@ from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.window import Window
 from sdv2live.errors import ChunkError
 from sdv2live.frames import Pixels
+from sdv2live.limits import MAX_STEPS
 
 SCENE_CUT_MOTION = 0.5  # root mean square, in [-1, 1] units: far beyond any camera move
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-STAGES = ("encode", "denoise", "decode")
 KEPT_TIMESTEPS = 32
 KEPT_EMBEDDINGS = 4
-MAX_ROWS = 8  # denoising steps that a chunk can have
 NO_CHUNK = -1  # the chunk id of a row that computes without a chunk
 MEMORY_IS_FULL = (
     "its memory is full: close other programs, or start with a smaller --size, fewer --steps or --vae taehv"
@@ -174,6 +173,10 @@ class StreamEngine(Engine):
     @property
     def can_submit(self) -> bool:
         return self._waiting is None
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
 
     @property
     def cache_bytes(self) -> int:
@@ -536,7 +539,7 @@ class StreamEngine(Engine):
             item.latents = clean
             # The opening runs all its steps before the next chunk enters, in both schedules.
             self._state.clean[item.number] = (len(item.timesteps) if item.number else 1, clean[:, -1:])
-            self._state.clean.pop(item.number - 2 * MAX_ROWS, None)
+            self._state.clean.pop(item.number - 2 * MAX_STEPS, None)
         else:
             sigma = sigma_of(item.timesteps[item.step])
             item.latents = (1.0 - sigma) * clean + sigma * self._eps(item, step=item.step)

@@ -45,10 +45,6 @@ class Texts(Protocol):
     def prepare(self, text: str) -> None:
         """See to it that `text` is there when it is asked for. Never waits; failures are told by `failure`."""
 
-    @property
-    def pending(self) -> tuple[str, ...]:
-        """Texts that are on their way, the one in hand first."""
-
     def last_used(self) -> Tensor | None:
         """The embedding that was used last, in this process or before, or None. Reads the disk."""
 
@@ -120,12 +116,6 @@ class TextAhead:
         with self._changed:
             if self._kept.get(text) is None:
                 self._request(text)
-
-    @property
-    def pending(self) -> tuple[str, ...]:
-        with self._changed:
-            in_hand = (self._in_hand[0],) if self._in_hand is not None else ()
-            return in_hand + tuple(self._wanted)
 
     def last_used(self) -> Tensor | None:
         with self._changed:
@@ -216,8 +206,6 @@ class Direct:
 
     An error that is no UserError passes through.
     """
-
-    pending: tuple[str, ...] = ()
 
     def __init__(self, encode: Callable[[str], Tensor], *, kept_texts: int = KEPT_TEXTS) -> None:
         self._encode = encode

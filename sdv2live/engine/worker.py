@@ -18,7 +18,7 @@ import traceback
 from pathlib import Path
 from typing import IO
 
-from sdv2live.engine.base import Chunk, ChunkResult, ChunkSettings, Engine, EngineSpec
+from sdv2live.engine.base import TIMINGS, Chunk, ChunkResult, ChunkSettings, Engine, EngineSpec
 from sdv2live.engine.ipc import (
     MemoryHandle,
     Message,
@@ -33,7 +33,6 @@ from sdv2live.engine.ipc import (
 from sdv2live.errors import ChunkError, UserError, one_line
 
 log = logging.getLogger(__name__)
-STAGES = ("encode", "denoise", "decode", "chunk")
 
 
 class Link:
@@ -132,7 +131,7 @@ class Worker:
         for result in results:
             slot = self._slots.pop(result.chunk_id)
             self._frames.chunk_out(slot)[: len(result.frames)] = result.frames
-            stage_ms = tuple(result.stage_ms[stage] for stage in STAGES)
+            stage_ms = tuple(result.stage_ms[stage] for stage in TIMINGS)
             packed = Result(
                 result.chunk_id,
                 result.epoch,

@@ -129,10 +129,6 @@ class Slow:
     def prepare(self, text: str) -> None:
         self.asked.append(f"ahead: {text}")
 
-    @property
-    def pending(self) -> tuple[str, ...]:
-        return ()
-
     def last_used(self) -> torch.Tensor | None:
         return None
 
@@ -240,5 +236,5 @@ def test_a_stage_map_covers_every_block_once(edges: list[tuple[int, int]]) -> No
     device = torch.device("cpu")
     with pytest.raises(ValueError, match="cover"):
         StageMap(tuple(Stage(device, *edge) for edge in edges), 6)
-    assert StageMap((Stage(device, 0, 2), Stage(device, 2, 6)), 6).last.first_block == 2
+    assert StageMap((Stage(device, 0, 2), Stage(device, 2, 6)), 6).first.end_block == 2
     assert StageMap.on_one(device, 6).first.end_block == 6

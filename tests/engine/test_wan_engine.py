@@ -151,6 +151,40 @@ def test_render_gives_every_frame_the_same_twice_and_follows_the_prompt(
     assert all(frame.std() > 5 for frame in frames), "pictures, not grey"
 
 
+def cut(source: Path, target: Path, frames: int) -> Path:
+    """The first frames of a video file, in its own size."""
+    with av.open(str(source)) as whole, av.open(str(target), "w") as container:
+        video = whole.streams.video[0]
+        stream = container.add_stream("libx264", rate=video.average_rate)
+        stream.width, stream.height, stream.pix_fmt = video.width, video.height, "yuv420p"
+        for frame in itertools.islice(whole.decode(video), frames):
+            picture = av.VideoFrame.from_ndarray(frame.to_ndarray(format="rgb24"), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    return target
+
+
+@pytest.mark.parametrize("vae", VAES)
+def test_the_bundled_clip_is_rendered(weights: Path, tmp_path: Path, vae: str) -> None:
+    """A short cut of it: opening, steady chunks and a tail of one frame."""
+    source = cut(assets_dir() / "clip.mp4", tmp_path / "cut.mp4", 10)
+    rendered(source, weights, tmp_path / "out.mp4", "--vae", vae, "--prompt", "a red fox")
+    frames = decoded(tmp_path / "out.mp4")
+    assert frames.shape == (10, 64, 64, 3) and all(frame.std() > 5 for frame in frames)
+
+
+CAT_CLIP = os.environ.get("SDV2LIVE_CAT_CLIP", "")
+
+
+@pytest.mark.skipif(not CAT_CLIP, reason="SDV2LIVE_CAT_CLIP names no video file; it is not ours to ship")
+def test_the_cat_clip_is_rendered_whole(weights: Path, tmp_path: Path) -> None:
+    with av.open(CAT_CLIP) as container:
+        count = sum(1 for _ in container.decode(video=0))
+    rendered(Path(CAT_CLIP), weights, tmp_path / "out.mp4", "--prompt", "a red fox")
+    frames = decoded(tmp_path / "out.mp4")
+    assert frames.shape == (count, 64, 64, 3) and all(frame.std() > 5 for frame in frames)
+
+
 @pytest.mark.parametrize("vae", VAES)
 def test_both_schedules_give_one_picture_in_both_profiles(weights: Path, vae: str) -> None:
     """The smallest window that rolls, so that the rules of both are at work; a prompt changes on the way."""
@@ -247,7 +281,7 @@ def test_a_stream_goes_on_while_a_prompt_is_encoded(weights: Path, monkeypatch: 
         is_open.set()
         texts = changing._prompts._texts
         assert isinstance(texts, TextAhead)
-        until(lambda: not texts.pending, "the prompt is encoded")
+        until(lambda: texts.get("a slow one") is not None, "the prompt is encoded")
         assert not chunk(5, changed)
     finally:
         is_open.set()
@@ -341,6 +375,26 @@ def test_a_live_run_says_that_its_weights_are_drawn(weights: Path, tmp_path: Pat
     run = json.loads(summary.read_text())
     assert run["settings"]["engine.random_weights"] is True and run["engine"] == "wan-1.3b"
     assert run["frames_generated"] > 0 and run["bad_chunks"] == run["restarts"] == 0
+
+
+def test_bench_counts_the_memory_and_says_when_the_first_picture_came(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "b.json"
+    command = ["bench", "--engine", "wan-1.3b", "--weights", str(weights), "--random-weights", "--vae", "taehv"]
+    sizes = ["--size", "64x64", "--precision", "float32", "--device", "cpu"]
+    assert cli.main([*command, *sizes, "--chunks", "4", "--json", str(path)]) == 0
+    figures = json.loads(path.read_text())
+    assert figures["weights"] == "random" and figures["first_picture_ms"] > figures["start_ms"]
+    spec = EngineSpec("wan-1.3b", (64, 64), vae="taehv")
+    for run in figures["runs"]:
+        counted = memory.count_memory(
+            replace(spec, steps_count=run["steps"]), SMALL_DIT, SMALL_VAE, dtype=torch.float32
+        )
+        assert run["counted_memory_bytes"] == counted.total
+        assert run["measured_memory_bytes"] is None, "on a GPU alone"
+    printed = capsys.readouterr().out
+    assert "first picture" in printed and f"counted {counted.total / 1e9:.2f}" in printed
 
 
 # ---- what is wrong -----------------------------------------------------------------------------------------------
