@@ -154,7 +154,7 @@ class Worker:
             self._die(Message.REFUSED, str(error))
         except Exception as error:  # a process's top: told to the app, which replaces this process
             traceback.print_exc()
-            self._die(Message.DEAD, f"{type(error).__name__}: {one_line(error)}")
+            self._die(Message.DEAD, plain_reason(error))
         while True:
             kind, payload = self._link.inbox.get()
             try:
