@@ -7,24 +7,30 @@ One thread uses a stream.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from sdv2live.capture.preprocess import frame_into
 from sdv2live.engine.base import Chunk, ChunkResult
-from sdv2live.errors import UserError
+from sdv2live.errors import ChunkError, UserError, one_line
 from sdv2live.filters import apply_chain, parse_chain
 from sdv2live.frames import Pixels
+from sdv2live.parameters import TABLE, When
 from sdv2live.paths import assets_dir
 from sdv2live.registry import Registry
 from sdv2live.settings import engine_spec, framing_of, settings_of
 
 if TYPE_CHECKING:
     from sdv2live.engine.stream import InFlight, StreamEngine
+
+T = TypeVar("T")
+# Rows that act on pictures here, though in the app they are not tied to a chunk.
+_FRAME_ROWS = ("output.filters", "source.fit", "source.mirror", "source.rotate")
+_OF_THE_APP = ("stream.paused",)  # there is no clock that could be paused
 
 
 class Stream:
@@ -37,7 +43,7 @@ class Stream:
     engine: pocket, wan-1.3b or wan-14b. size: (width, height), multiples of 16, or the engine's own. settings: any row
     of the parameter table by its name, such as {"noise.max": 0.7}. Frames and pictures are [H, W, 3] uint8 RGB; frames
     of another size are brought to the engine's as `source.fit`, `source.rotate` and `source.mirror` say. Raises
-    UserError for what the user can put right.
+    UserError for what the user can put right; if it is a chunk that failed, the next one opens a new stream.
     """
 
     def __init__(
@@ -59,6 +65,8 @@ class Stream:
             **(settings or {}),
         }
         said = [(name, value) for name, value in given.items() if value is not None]
+        for name, _ in said:
+            _refuse_rows_of_the_app(name)
         registry = Registry()
         registry.set_strictly([item for item in said if item[0].startswith("engine.")], origin="api")
         engine_spec(registry)  # brings the engine's defaults, which ranges such as steps.count depend on
@@ -81,9 +89,11 @@ class Stream:
 
             torch.set_num_threads(spec.threads)
         self._registry = registry
-        self._framing = framing_of(registry.snapshot())
         self._engine: StreamEngine = build_engine(spec, assets_dir())
         self._next_chunk = 0
+        self._real_frames: dict[int, int] = {}  # of each chunk in flight: what its tail was completed with is cut off
+        self._resets = registry.get("stream.reset")
+        self._is_closed = False
         self.size_wh = spec.size_wh
 
     def __enter__(self) -> Stream:
@@ -95,12 +105,23 @@ class Stream:
         self.close()
 
     def close(self) -> None:
-        """Free the engine. May be called twice."""
+        """Free the engine. May be called twice; everything else is refused from then on."""
+        self._is_closed = True
         self._engine.close()
 
     def set(self, name: str, value: object) -> None:
-        """Set a row of the parameter table; acts on the next chunk. Raises UserError if it is refused."""
+        """Set a row of the parameter table; acts on the next chunk, and `stream.reset` at once.
+
+        Raises UserError if it is refused: out of range, fixed since the start, or of no meaning without the app.
+        """
+        self._refuse_if_closed()
+        _refuse_rows_of_the_app(name)
+        if name in TABLE and TABLE[name].when is When.START:
+            raise UserError(f"{name} is fixed once a stream has started: give it to a new Stream.")
         self._registry.set_strictly([(name, value)], origin="api")
+        if (resets := self._registry.get("stream.reset")) != self._resets:
+            self._resets = resets
+            self.reset()
 
     def get(self, name: str) -> Any:
         """The value of a row of the parameter table. Raises UserError for a name that there is not."""
@@ -115,7 +136,9 @@ class Stream:
         return self._engine.frames_wanted
 
     def reset(self) -> None:
-        """Forget what was: the next chunk opens a new stream."""
+        """Forget what was, also what is in flight: the next chunk opens a new stream."""
+        self._refuse_if_closed()
+        self._real_frames.clear()
         self._engine.reset()
 
     # Frames in, frames out.
@@ -123,41 +146,50 @@ class Stream:
     def __call__(self, frames: Iterable[Pixels]) -> Iterator[Pixels]:
         """A picture for each frame, in order, as they get ready; the stream goes on with the next call.
 
-        The last chunk is completed by repeating its last frame, and what that adds is cut off again.
+        The last chunk is completed by repeating its last frame, and what that adds is cut off again. Pictures of
+        chunks that were pushed before and are still in flight come first; those of a call that was broken off are not
+        given any more.
         """
-        real_of: dict[int, int] = {}
+        self._refuse_if_closed()
+        return self._restyled(frames)
+
+    def _restyled(self, frames: Iterable[Pixels]) -> Iterator[Pixels]:
         waiting: list[Pixels] = []
+        submitted: list[int] = []
 
-        def submit() -> None:
-            real_of[self._next_chunk] = len(waiting)
+        def submit() -> list[ChunkResult]:
             complete = waiting + [waiting[-1]] * (self.frames_wanted - len(waiting))
-            self._submit(np.stack(complete))
+            submitted.append(self._submit(np.stack(complete), real_frames=len(waiting)))
             waiting.clear()
+            return self._run(self._engine.poll)
 
-        def pictures(results: list[ChunkResult]) -> Iterator[Pixels]:
-            for result in results:
-                yield from self._finished(result)[: real_of.pop(result.chunk_id)]
-
-        for frame in frames:
-            waiting.append(self._fitted(frame))
-            if len(waiting) == self.frames_wanted:
-                submit()
-                yield from pictures(self._engine.poll())
-        if waiting:
-            submit()
-        yield from pictures(self._engine.flush())
+        try:
+            for frame in frames:
+                waiting.append(self._fitted(frame))
+                if len(waiting) == self.frames_wanted:
+                    yield from self._pictures(submit())
+            if waiting:
+                yield from self._pictures(submit())
+            yield from self._pictures(self._run(self._engine.flush))
+        finally:
+            for chunk_id in submitted:  # nobody waits for them any more, if this was broken off
+                if chunk_id in self._real_frames:
+                    self._real_frames[chunk_id] = 0
 
     def push(self, frames: Iterable[Pixels]) -> list[Pixels]:
         """Hand over one chunk of `frames_wanted` frames -> the pictures that are ready, which may be of earlier ones.
 
         With several steps in the `throughput` schedule a chunk comes out some chunks later; `flush` gives the rest.
         """
-        self._submit(np.stack([self._fitted(frame) for frame in frames]))
-        return [picture for result in self._engine.poll() for picture in self._finished(result)]
+        self._refuse_if_closed()
+        chunk = self._chunk(frames)
+        self._submit(chunk, real_frames=len(chunk))
+        return list(self._pictures(self._run(self._engine.poll)))
 
     def flush(self) -> list[Pixels]:
         """The pictures of what is still in flight."""
-        return [picture for result in self._engine.flush() for picture in self._finished(result)]
+        self._refuse_if_closed()
+        return list(self._pictures(self._run(self._engine.flush)))
 
     # The stages apart.
 
@@ -166,38 +198,93 @@ class Stream:
 
         `latents` [1, F, 16, h, w] of what comes back may be changed before it goes on.
         """
-        item = self._engine.encode(
-            Chunk(self._next_chunk, np.stack([self._fitted(frame) for frame in frames])),
-            settings_of(self._registry.snapshot()),
-        )
+        self._refuse_if_closed()
+        chunk = Chunk(self._next_chunk, self._chunk(frames))
+        settings = settings_of(self._registry.snapshot())
+        item = self._run(lambda: self._engine.encode(chunk, settings))
         self._next_chunk += 1
         item.latents = item.latents.clone()  # may be changed in place, which torch forbids for the engine's own
         return item
 
     def denoise(self, item: InFlight) -> InFlight:
         """The second: all denoising steps. Chunks in the order of encoding; `latents` is clean afterwards."""
-        self._engine.denoise(item)
+        self._refuse_if_closed()
+        self._run(lambda: self._engine.denoise(item))
         item.latents = item.latents.clone()
         return item
 
     def decode(self, item: InFlight) -> list[Pixels]:
         """The third: latents -> pictures. Chunks in the same order."""
-        return self._finished(self._engine.decode(item))
+        self._refuse_if_closed()
+        return self._finished(self._run(lambda: self._engine.decode(item)))
 
-    def _submit(self, frames: Pixels) -> None:
-        self._engine.submit(Chunk(self._next_chunk, frames), settings_of(self._registry.snapshot()))
+    def _submit(self, frames: Pixels, *, real_frames: int) -> int:
+        """-> the number of the chunk, of whose frames the first `real_frames` are pictures of their own."""
+        number = self._next_chunk
+        try:
+            self._engine.submit(Chunk(number, frames), settings_of(self._registry.snapshot()))
+        except ChunkError as error:
+            raise UserError(f"the frames were not taken: {one_line(error)}.") from None
         self._next_chunk += 1
+        self._real_frames[number] = real_frames
+        return number
+
+    def _run(self, work: Callable[[], T]) -> T:
+        """What `work` of the engine gives. A chunk that fails is followed by a reset: the next opens a new stream."""
+        try:
+            return work()
+        except ChunkError as error:
+            why = one_line(error)
+        self.reset()
+        raise UserError(f"a chunk failed: {why}.")
+
+    def _refuse_if_closed(self) -> None:
+        if self._is_closed:
+            raise UserError("this stream is closed: make a new one.")
+
+    def _chunk(self, frames: Iterable[Pixels]) -> Pixels:
+        """[T, H, W, 3] of the engine's size, as many as it takes now."""
+        fitted = [self._fitted(frame) for frame in frames]
+        if len(fitted) != self.frames_wanted:
+            raise UserError(
+                f"this chunk takes {self.frames_wanted} frames, not {len(fitted)}: `frames_wanted` says how many, and "
+                "calling the stream takes any number."
+            )
+        return np.stack(fitted)
 
     def _fitted(self, frame: Pixels) -> Pixels:
         width, height = self.size_wh
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        if not isinstance(frame, np.ndarray):
+            raise UserError(
+                f"a frame is an array [H, W, 3] of uint8 RGB, not {type(frame).__name__}: convert it first."
+            )
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
             raise UserError(f"a frame is [H, W, 3] uint8 RGB, not {list(frame.shape)} {frame.dtype}: convert it first.")
         out = np.empty((height, width, 3), np.uint8)
-        frame_into(frame, out, self._framing)
-        return apply_chain(parse_chain(str(self._registry.get("input.filters"))), out)
+        values = self._registry.snapshot()
+        frame_into(frame, out, framing_of(values))
+        return apply_chain(parse_chain(str(values["input.filters"])), out)
+
+    def _pictures(self, results: list[ChunkResult]) -> Iterator[Pixels]:
+        """Of chunks that were submitted. All are made before the first is given: what is left out is still gone."""
+        pictures = [self._finished(result)[: self._real_frames.pop(result.chunk_id)] for result in results]
+        return (picture for chunk in pictures for picture in chunk)
 
     def _finished(self, result: ChunkResult) -> list[Pixels]:
         if not result.is_finite:
-            raise UserError(f"the engine made no picture of chunk {result.chunk_id}: its values are no numbers.")
+            self.reset()  # what is no number would stay in the caches and spoil every picture after it
+            raise UserError(
+                f"the engine made no picture of chunk {result.chunk_id}, because its values are no numbers: take "
+                "another --precision (engine.precision), or fetch the weights again."
+            )
         chain = parse_chain(str(self._registry.get("output.filters")))
         return [apply_chain(chain, frame) for frame in result.frames]
+
+
+def _refuse_rows_of_the_app(name: str) -> None:
+    """Raises UserError for a row of the table that does nothing here. A name that there is not is not judged."""
+    row = TABLE.get(name)
+    if row is None or name in _FRAME_ROWS or (name.startswith("engine.") and row.when is When.START):
+        return
+    if row.when is not When.CHUNK or name in _OF_THE_APP:
+        raise UserError(f"{name} is a parameter of the app and does nothing in a Stream: leave it away.")

@@ -21,18 +21,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdv2live import __version__
-from sdv2live.engine.base import Chunk, ChunkSettings
+from sdv2live.engine.base import TIMINGS, Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.build import build_engine
 from sdv2live.engine.precision import choose_device, choose_dtype, device_name
 from sdv2live.engine.stream import StreamEngine
-from sdv2live.errors import UserError
+from sdv2live.errors import ChunkError, UserError, one_line
 from sdv2live.paths import assets_dir
 from sdv2live.registry import Registry
 from sdv2live.settings import engine_spec, settings_of
 from sdv2live.stats import Series
 
 WARM_CHUNKS = 3
-STAGES = ("encode", "denoise", "decode", "chunk")
 
 
 def bench(registry: Registry, *, chunks: int, json_path: Path | None) -> int:
@@ -45,10 +44,16 @@ def bench(registry: Registry, *, chunks: int, json_path: Path | None) -> int:
     device = choose_device(spec.device)
     dtype = choose_dtype(spec.precision, device)
     ceilings = measure_ceilings(device, dtype)
+    settings = settings_of(registry.snapshot())
     started_s = time.perf_counter()
     engine = build_engine(spec, assets_dir())
-    engine.warm_up()
-    start_ms = (time.perf_counter() - started_s) * 1000
+    try:
+        engine.warm_up()
+        start_ms = (time.perf_counter() - started_s) * 1000
+        show_first_picture(engine, settings)
+    except ChunkError as error:
+        raise UserError(f"{spec.name} made no picture: {one_line(error)}.") from None
+    first_picture_ms = (time.perf_counter() - started_s) * 1000
     figures: dict[str, Any] = {
         "sdv2live": __version__,
         "torch": torch.__version__,
@@ -62,6 +67,7 @@ def bench(registry: Registry, *, chunks: int, json_path: Path | None) -> int:
         "weights": "random" if spec.random_weights else "shipped" if spec.name == "pocket" else "given",
         "vae": spec.vae if spec.name != "pocket" else None,
         "start_ms": round(start_ms, 1),
+        "first_picture_ms": round(first_picture_ms, 1),
         "ceilings": ceilings,
         "runs": [],
     }
@@ -72,21 +78,28 @@ def bench(registry: Registry, *, chunks: int, json_path: Path | None) -> int:
         f"ceilings: matmul {ceilings['matmul_gflop_per_s']:.0f} GFLOP/s, convolution "
         f"{ceilings['conv_gflop_per_s']:.0f} GFLOP/s, copy {ceilings['copy_gb_per_s']:.1f} GB/s"
     )
-    columns = " ".join(f"{stage + ' ms':>11}" for stage in STAGES)
-    print(f"{'steps':>5} {'schedule':>10} {'fps':>7} {columns}  p99 ms  of floor")
-    settings = settings_of(registry.snapshot())
+    print(f"first picture {first_picture_ms / 1000:.1f} s after the start of loading")
+    columns = " ".join(f"{stage + ' ms':>11}" for stage in TIMINGS)
+    print(f"{'steps':>5} {'schedule':>10} {'fps':>7} {columns}  p99 ms  of floor  memory GB")
     counts = (settings.steps_count,) if registry.is_user_set("steps.count") else (1, 2)
     for steps in counts:
+        counted = counted_memory(replace(spec, steps_count=steps), dtype)
         for schedule in ("latency", "throughput"):
-            run = time_engine(engine, settings, steps=steps, schedule=schedule, chunks=chunks)
+            try:
+                run = time_engine(engine, settings, steps=steps, schedule=schedule, chunks=chunks)
+            except ChunkError as error:
+                print(f"{steps:>5} {schedule:>10} not measured: {one_line(error)}")
+                continue
+            run["counted_memory_bytes"] = counted
             floor_ms = _floor_ms(run.pop("gflop"), ceilings)
             run["floor_ms"] = round(floor_ms, 2)
             run["fraction_of_floor"] = round(floor_ms / run["chunk_ms"]["p50"], 3)
             figures["runs"].append(run)
             print(
                 f"{steps:>5} {schedule:>10} {run['fps']:>7.1f} "
-                + " ".join(f"{run[stage + '_ms']['p50']:>11.1f}" for stage in STAGES)
-                + f"  {run['chunk_ms']['p99']:6.1f}  {run['fraction_of_floor'] * 100:.0f} %"
+                + " ".join(f"{run[stage + '_ms']['p50']:>11.1f}" for stage in TIMINGS)
+                + f"  {run['chunk_ms']['p99']:6.1f}  {run['fraction_of_floor'] * 100:>6.0f} %  "
+                + _memory_words(run)
             )
     if json_path is not None:
         try:
@@ -97,15 +110,42 @@ def bench(registry: Registry, *, chunks: int, json_path: Path | None) -> int:
     return 0
 
 
+def show_first_picture(engine: StreamEngine, settings: ChunkSettings) -> None:
+    """The opening chunk, with what a prompt needs to be encoded; returns when its picture is on the host."""
+    width, height = engine.traits.size_wh
+    engine.submit(Chunk(0, np.full((engine.frames_wanted, height, width, 3), 128, np.uint8)), settings)
+    engine.poll()
+
+
+def counted_memory(spec: EngineSpec, dtype: torch.dtype) -> int | None:
+    """Bytes that the engine of `spec` takes on its device, counted as before a start; None for the pocket engine."""
+    if spec.name == "pocket":
+        return None
+    from sdv2live.engine.wan import footprint_of
+
+    return footprint_of(spec, dtype=dtype).total
+
+
+def _memory_words(run: dict[str, Any]) -> str:
+    named = (("counted", run["counted_memory_bytes"]), ("measured", run["measured_memory_bytes"]))
+    return ", ".join(f"{how} {count / 1e9:.2f}" for how, count in named if count is not None) or "not counted"
+
+
 def time_engine(
     engine: StreamEngine, settings: ChunkSettings, *, steps: int, schedule: str, chunks: int
 ) -> dict[str, Any]:
-    """Run `chunks` chunks of moving noise; wall time by stage and for the whole, and the work of a steady chunk."""
+    """Run `chunks` chunks of moving noise; wall time by stage and for the whole, and the work of a steady chunk.
+
+    Memory is measured on a GPU alone: the most that torch had taken there at once. Raises ChunkError.
+    """
     settings = replace(settings, steps_count=steps, schedule=schedule)
     width, height = engine.traits.size_wh
     frames = np.random.default_rng(0).integers(0, 256, (engine.traits.largest_chunk + 8, height, width, 3), np.uint8)
     engine.reset()
-    series = {stage: Series() for stage in STAGES}
+    is_on_gpu = engine.device.type == "cuda"
+    if is_on_gpu:
+        torch.cuda.reset_peak_memory_stats(engine.device)
+    series = {stage: Series() for stage in TIMINGS}
     wall_s: list[float] = []
     work: dict[str, float] = {}
     for number in range(WARM_CHUNKS + steps + chunks):
@@ -122,13 +162,13 @@ def time_engine(
         if number >= WARM_CHUNKS + steps:
             wall_s.append(spent_s)
             for result in results:
-                for stage in STAGES:
+                for stage in TIMINGS:
                     series[stage].add(result.stage_ms[stage])
     engine.flush()
     wall = Series()
     for spent_s in wall_s:
         wall.add(spent_s * 1000)
-    stages = {f"{stage}_ms": series[stage].summary() for stage in STAGES}
+    stages = {f"{stage}_ms": series[stage].summary() for stage in TIMINGS}
     return {
         "steps": steps,
         "schedule": schedule,
@@ -137,6 +177,7 @@ def time_engine(
         "fps": round(engine.traits.chunk_frames * len(wall_s) / sum(wall_s), 2),
         "gflop": work,
         "cache_bytes": engine.cache_bytes,
+        "measured_memory_bytes": torch.cuda.max_memory_allocated(engine.device) if is_on_gpu else None,
     }
 
 

@@ -25,7 +25,7 @@ USAGE_ERROR = 2
 DEMO_SECONDS = 20.0
 COMMANDS = ("live", "render", "evaluate", "bench", "devices")
 _NOT_IN_RENDER = ("output.", "stream.", "osc.", "source.", "camera.", "record.", "schedule")
-_FRAMING = ("source.fit", "source.mirror", "source.rotate")
+_YET_IN_RENDER = ("source.fit", "source.mirror", "source.rotate", "output.filters")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("out", metavar="OUT", type=Path, help="the .mp4 file to write")
     render.add_argument("--preset", metavar="NAME", help="start with this look")
     render.add_argument("-y", "--overwrite", action="store_true", help="replace OUT if it exists")
-    rows = [row for row in TABLE.values() if not row.name.startswith(_NOT_IN_RENDER) or row.name in _FRAMING]
+    rows = [row for row in TABLE.values() if not row.name.startswith(_NOT_IN_RENDER) or row.name in _YET_IN_RENDER]
     _add_parameters(render, rows)
     render.set_defaults(run=_render)
 

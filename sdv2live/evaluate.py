@@ -11,7 +11,6 @@ import math
 import os
 import platform
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ from sdv2live.measures import (
     temporal_difference,
     warp_error,
 )
+from sdv2live.progress import Progress
 
 FRAMES_APART = 5  # the longest chunk: what the end of a run may cost; a greater difference is another run
 KEPT_POINTS = 1000
@@ -75,7 +75,7 @@ def evaluate(
         flow, flow_reason = choose_flow()
         network, clip_reason = find_clip(clip)
         comparison = Comparison(flow, network, prompt)
-        progress = _Progress(infos)
+        progress = Progress(min((info.frame_count for info in infos if info.frame_count), default=0))
         while True:
             pixels = _next_frame(source_video), _next_frame(output_video)
             if pixels[0] is None or pixels[1] is None:
@@ -426,27 +426,3 @@ def _write(path: Path, content: bytes) -> None:
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}): name another file.") from error
     print(f"written: {path}", file=sys.stderr)
-
-
-class _Progress:
-    """How far it is, with the time left, on standard error."""
-
-    def __init__(self, infos: Sequence[SourceInfo]) -> None:
-        self._total = min((info.frame_count for info in infos if info.frame_count), default=0)
-        self._started_s = time.monotonic()
-        self._shown_s = self._started_s
-
-    def show(self, frames: int) -> None:
-        now_s = time.monotonic()
-        if now_s - self._shown_s < 0.5:
-            return
-        self._shown_s = now_s
-        rate_fps = frames / (now_s - self._started_s)
-        left = f", {max(self._total - frames, 0) / rate_fps:.0f} s left" if self._total else ""
-        line = f"frame {frames}{f' of {self._total}' if self._total else ''}, {rate_fps:.1f} fps{left}"
-        sys.stderr.write(f"\r{line:<60}" if sys.stderr.isatty() else line + "\n")
-        sys.stderr.flush()
-
-    def done(self, frames: int) -> None:
-        start = "\n" if sys.stderr.isatty() else ""
-        print(f"{start}{frames} frames in {time.monotonic() - self._started_s:.1f} s", file=sys.stderr)

@@ -16,12 +16,12 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from sdv2live.filters import parse_chain, range_words, steps_at
+from sdv2live.limits import MAX_STEPS
 
 OSC_ROOT = "/sdv2live"
 MAX_TEXT_CHARS = 2000
 MAX_MIX_ENTRIES = 8
 MAX_MIX_TEXT_CHARS = 1000  # all of a mix has to fit into the pipe to the engine at once
-MAX_STEPS = 8
 
 
 class Kind(StrEnum):

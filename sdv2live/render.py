@@ -1,4 +1,4 @@
-"""A file, every frame of it, in order, through the engine in this process. Owns: progress, the output file.
+"""A file, every frame of it, in order, through the engine in this process. Owns: the output file.
 
 No clock and no dropped frame: the same file, seed and settings give the same bytes. Written beside its name and put in
 place at the end, so that a render that is stopped leaves no half file under that name.
@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from bridges.recorder import SUFFIXES, Recorder
 from sdv2live.api import Stream
-from sdv2live.capture.base import Source, SourceInfo
+from sdv2live.capture.base import Source
 from sdv2live.capture.cards import RANDOM_WEIGHTS_LABEL, labelled
 from sdv2live.capture.select import open_source
 from sdv2live.errors import SourceEnded, UserError
 from sdv2live.filters import parse_chain, size_after
 from sdv2live.frames import Pixels
+from sdv2live.progress import Progress
 from sdv2live.registry import Registry
 from sdv2live.settings import engine_spec
 
@@ -45,7 +45,7 @@ def render(registry: Registry, source_spec: str, out: Path, *, overwrite: bool) 
         recorder.open(size_after(after, spec.size_wh), info.rate_fps)
         print("sdv2live: loading the engine", file=sys.stderr)
         stream = stack.enter_context(Stream.of(registry))
-        progress = _Progress(info)
+        progress = Progress(info.frame_count)
         written = 0
         for pixels in stream(_frames(source)):
             recorder.write(labelled(pixels, RANDOM_WEIGHTS_LABEL) if spec.random_weights else pixels, written)
@@ -54,7 +54,7 @@ def render(registry: Registry, source_spec: str, out: Path, *, overwrite: bool) 
         recorder.close()
         source.close()  # out may be the source itself, and Windows replaces no file that is open
         partial.replace(out)
-        progress.done(written, out)
+        progress.done(written, f", written: {out}")
     finally:
         stack.close()
         recorder.close()
@@ -71,30 +71,3 @@ def _frames(source: Source) -> Iterator[Pixels]:
             return
         if frame is not None:
             yield frame.pixels
-
-
-class _Progress:
-    """How far a render is, with the time left, on standard error."""
-
-    def __init__(self, info: SourceInfo) -> None:
-        self._total = info.frame_count
-        self._started_s = time.monotonic()
-        self._shown_s = 0.0
-
-    def show(self, written: int) -> None:
-        now_s = time.monotonic()
-        if now_s - self._shown_s < 0.5:
-            return
-        self._shown_s = now_s
-        rate = written / (now_s - self._started_s)
-        if self._total:
-            left_s = max(self._total - written, 0) / rate
-            line = f"frame {written} of {self._total}, {rate:.1f} fps, {left_s:.0f} s left"
-        else:
-            line = f"frame {written}, {rate:.1f} fps"
-        sys.stderr.write(f"\r{line:<60}" if sys.stderr.isatty() else line + "\n")
-        sys.stderr.flush()
-
-    def done(self, written: int, out: Path) -> None:
-        spent_s = time.monotonic() - self._started_s
-        print(f"\n{written} frames in {spent_s:.1f} s, written: {out}", file=sys.stderr)

@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+import torch
 
 import sdv2live
 from sdv2live import cli
+from sdv2live.api import _refuse_rows_of_the_app
 from sdv2live.capture.test_pattern import render_pattern
+from sdv2live.engine.model.wan_transformer import WanTransformer
 from sdv2live.errors import UserError
 from sdv2live.frames import Pixels
+from sdv2live.parameters import TABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"size": (64, 64), "prompt": "pencil drawing"}
@@ -124,6 +129,158 @@ def test_mistakes_get_a_sentence() -> None:
             stream.decode(first)
         stream.denoise(first)
         assert len(stream.decode(first)) == 4
+
+
+THROUGHPUT = {"steps": 2, "settings": {"schedule": "throughput"}}
+
+
+def test_a_call_that_is_broken_off_leaves_the_stream_ready_for_the_next() -> None:
+    with sdv2live.Stream(**SMALL, **THROUGHPUT) as stream:
+        for _picture in stream(pattern(20)):
+            break
+        assert len(list(stream(pattern(9)))) == 9, "a picture for each of its frames, none of the call before"
+        unfinished = stream(pattern(20))
+        next(unfinished)
+        assert len(list(stream(pattern(4)))) >= 4
+        assert len(list(stream(pattern(6)))) == 6
+
+
+def test_what_was_pushed_comes_out_of_the_next_call_first() -> None:
+    frames = pattern(17)
+    with sdv2live.Stream(**SMALL, **THROUGHPUT) as stream:
+        ours = stream.push(frames[:4]) + stream.push(frames[4:8]) + list(stream(frames[8:]))
+    with sdv2live.Stream(**SMALL, **THROUGHPUT) as stream:
+        whole = list(stream(frames))
+    assert len(ours) == 17 and all((a == b).all() for a, b in zip(ours, whole, strict=True))
+
+
+def test_a_row_that_does_nothing_here_is_refused() -> None:
+    with sdv2live.Stream(**SMALL) as stream:
+        for name, value in (("engine.size", (128, 128)), ("engine.precision", "float32")):
+            with pytest.raises(UserError, match=rf"{name} is fixed once a stream has started"):
+                stream.set(name, value)
+        for name in ("output.bypass", "output.wet", "stream.paused", "source.loop", "source.name", "engine.restart"):
+            with pytest.raises(UserError, match=f"{name} is a parameter of the app"):
+                stream.set(name, 1)
+            with pytest.raises(UserError, match=f"{name} is a parameter of the app"):
+                sdv2live.Stream(**SMALL, settings={name: 1})
+        with pytest.raises(UserError, match=r"no parameter 'stream\.resett'"):
+            stream.set("stream.resett", 1)
+
+
+def test_every_row_of_the_table_acts_or_is_refused() -> None:
+    acts = {name for name in TABLE if not raises_user_error(lambda name=name: _refuse_rows_of_the_app(name))}
+    assert acts >= {name for name in TABLE if name.startswith(("prompt.", "noise.", "steps.", "seed", "sinks."))}
+    assert {name for name in acts if name.startswith(("output.", "source.", "stream."))} == {
+        "output.filters",
+        "source.fit",
+        "source.mirror",
+        "source.rotate",
+        "stream.reset",
+    }
+
+
+def test_a_reset_by_its_row_and_framing_act_at_once() -> None:
+    with sdv2live.Stream(**SMALL, **THROUGHPUT) as stream:
+        first = stream.push(pattern(4))
+        stream.push(pattern(4, 4))
+        stream.set("stream.reset", 1)
+        assert stream.flush() == [], "what was in flight is gone"
+        assert len(stream.push(pattern(4))) == 4, "an opening comes out at once"
+        stream.set("stream.reset", 0)
+        stream.push(pattern(4, 4))
+        assert len(stream.flush()) == 4, "0 pulls no trigger"
+        stream.reset()
+        stream.set("source.mirror", True)
+        mirrored = stream.push(pattern(4))
+    assert any((a != b).any() for a, b in zip(first, mirrored, strict=True))
+
+
+def test_a_picture_that_is_no_number_does_not_spoil_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    with sdv2live.Stream(**SMALL, steps=2, settings={"feedback.amount": 0.5}) as stream:
+        stream.push(pattern(4))
+        bias = stream._engine._dit.head.head.bias
+        good = bias.clone()
+        with torch.no_grad():
+            bias.fill_(float("nan"))
+        with pytest.raises(UserError, match=r"no numbers: take another --precision .*, or fetch the weights again\."):
+            stream.push(pattern(4, 4))
+        with torch.no_grad():
+            bias.copy_(good)
+        assert len(stream.push(pattern(4, 8))) == 4
+        assert len(list(stream(pattern(8)))) == 8
+
+
+def test_memory_that_fills_up_in_the_middle_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with sdv2live.Stream(**SMALL) as stream:
+        stream.push(pattern(4))
+        with monkeypatch.context() as patch:
+            patch.setattr(stream._engine._dit, "run_blocks", full)
+            with pytest.raises(UserError, match="a chunk failed: its memory is full: close other programs"):
+                stream.push(pattern(4))
+            with pytest.raises(UserError, match="its memory is full"):
+                list(stream(pattern(9)))
+            with pytest.raises(UserError, match="its memory is full"):
+                stream.denoise(stream.encode(pattern(4)))
+        assert len(stream.push(pattern(4))) == 4
+    monkeypatch.setattr(WanTransformer, "run_blocks", full)
+    command = ["render", str(ROOT / "assets" / "clip.mp4"), str(tmp_path / "o.mp4"), "--size", "64x64"]
+    assert cli.main(command) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and "its memory is full" in said.strip().splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_that_make_no_chunk_get_a_sentence() -> None:
+    with sdv2live.Stream(**SMALL) as stream:
+        for frames, words in (
+            ([], "takes 4 frames, not 0"),
+            (pattern(3), "takes 4 frames, not 3"),
+            (pattern(5), "takes 4 frames, not 5"),
+            ([frame.tolist() for frame in pattern(4)], "not list: convert it"),
+            ([np.zeros((0, 4, 3), np.uint8)] * 4, r"not \[0, 4, 3\] uint8"),
+        ):
+            for use in (stream.push, stream.encode):
+                with pytest.raises(UserError, match=words):
+                    use(frames)
+        assert list(stream([])) == []
+        stream.encode(pattern(4))
+        with pytest.raises(UserError, match="encoded by itself is not denoised yet"):
+            stream.push(pattern(4))
+        stream.reset()
+        assert len(stream.push(pattern(4))) == 4
+
+
+def test_a_closed_stream_makes_no_more_pictures() -> None:
+    stream = sdv2live.Stream(**SMALL)
+    item = stream.encode(pattern(4))
+    stream.close()
+    stream.close()
+    for use in (
+        lambda: stream.push(pattern(4)),
+        lambda: stream(pattern(4)),
+        stream.flush,
+        stream.reset,
+        lambda: stream.encode(pattern(4)),
+        lambda: stream.denoise(item),
+        lambda: stream.decode(item),
+        lambda: stream.set("seed", 3),
+    ):
+        with pytest.raises(UserError, match="this stream is closed"):
+            use()
+
+
+def raises_user_error(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except UserError:
+        return True
+    return False
 
 
 def run_example(name: str, *arguments: str, cwd: Path) -> str:

@@ -72,6 +72,25 @@ def test_render_keeps_frames_in_order(clips: Path, tmp_path: Path) -> None:
     assert len(nearest) == 82 and max(abs(found - number) for number, found in enumerate(nearest)) <= 1
 
 
+def test_render_has_the_filters_and_bench_has_not(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "o.mp4"
+    filters = ["--input-filters", "mirror", "--output-filters", "grey, upscale:2"]
+    assert cli.main(["render", str(clips / "clip-4.mp4"), str(out), *SMALL, *filters]) == 0
+    frames = decoded(out)
+    assert len(frames) == 4 and frames[0].shape == (128, 128, 3)
+    assert max(int(np.ptp(frame.astype(int), axis=2).max()) for frame in frames) <= 12, "grey, but for the codec"
+    for command, wrong in (
+        (["bench"], filters[2:]),
+        (["bench"], filters[:2]),
+        (["render", "a", "b"], ["--output-wet", "1"]),
+    ):
+        capsys.readouterr()
+        assert cli.main([*command, *wrong]) == 2
+        assert f"unrecognized arguments: {wrong[0]}" in said(capsys)
+
+
 def said(capsys: pytest.CaptureFixture[str]) -> str:
     text = capsys.readouterr().err.strip()
     assert "Traceback" not in text
@@ -310,4 +329,6 @@ raise SystemExit(cli.main(['bench', '--chunks', '4', '--size', '64x64', '--json'
         (2, "throughput"),
     ]
     assert all(run["fps"] > 0 and run["floor_ms"] > 0 for run in figures["runs"])
+    assert figures["first_picture_ms"] > figures["start_ms"] > 0
+    assert {(run["counted_memory_bytes"], run["measured_memory_bytes"]) for run in figures["runs"]} == {(None, None)}
     assert all(value > 0 for value in figures["ceilings"].values())

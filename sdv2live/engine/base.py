@@ -13,6 +13,9 @@ from typing import Any
 
 from sdv2live.frames import Pixels
 
+STAGES = ("encode", "denoise", "decode")
+TIMINGS = (*STAGES, "chunk")  # what `stage_ms` of a result names, in the order in which it crosses to the app
+
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:

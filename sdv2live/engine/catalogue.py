@@ -6,6 +6,7 @@ What an engine brings stands once, in the `runtime` of the config.json that lies
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from sdv2live.engine.base import EngineSpec, EngineTraits
@@ -48,13 +49,29 @@ def window_of(spec: EngineSpec) -> Window:
     runtime = _runtime(spec.name)
     capacity = spec.window_frames or runtime["window_frames"]
     sinks = spec.sink_frames if spec.sink_frames >= 0 else runtime["sink_frames"]
-    fixed = max(sinks, 3) if spec.profile == "reference" else sinks
-    if fixed >= capacity:
+    if max(sinks, _kept_at_least(spec)) >= capacity:
+        needed = smallest_window(replace(spec, sink_frames=sinks))
+        if _kept_at_least(spec) >= capacity:
+            raise UserError(
+                f"a window of {capacity} frames has no room beside {_kept_at_least(spec)} that stay in the reference "
+                f"profile, whatever --sink-frames is: raise --window-frames to {needed} or more."
+            )
         raise UserError(
-            f"a window of {capacity} frames has no room beside {fixed} that stay: raise --window-frames or lower "
-            "--sink-frames."
+            f"a window of {capacity} frames has no room beside {sinks} that stay: raise --window-frames to {needed} or "
+            f"more, or lower --sink-frames to {capacity - 1} or less."
         )
     return Window(capacity, sinks)
+
+
+def smallest_window(spec: EngineSpec) -> int:
+    """The fewest frames with which the spec's sinks leave one that rolls."""
+    sinks = spec.sink_frames if spec.sink_frames >= 0 else _runtime(spec.name)["sink_frames"]
+    return max(int(sinks), _kept_at_least(spec)) + 1
+
+
+def _kept_at_least(spec: EngineSpec) -> int:
+    """The reference never rolls its first three slots, whatever its sinks."""
+    return 3 if spec.profile == "reference" else 0
 
 
 def _runtime(name: str) -> dict[str, Any]:

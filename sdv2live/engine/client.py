@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sdv2live.clock import Clock
-from sdv2live.engine.base import Chunk, ChunkResult, ChunkSettings, Engine, EngineSpec
+from sdv2live.engine.base import TIMINGS, Chunk, ChunkResult, ChunkSettings, Engine, EngineSpec
 from sdv2live.engine.catalogue import traits_of
 from sdv2live.engine.ipc import (
     SLOTS,
@@ -50,7 +50,6 @@ FIRST_CHUNK_WARM_UPS = 5.0  # or so many times what the warm-up took, for a larg
 KNOWN_CHUNKS = 4
 CHUNK_LIMIT_MEDIANS = 10.0
 CHUNK_LIMIT_LONGEST = 3.0  # a machine under load has chunks of very different length
-STAGES = ("encode", "denoise", "decode", "chunk")
 
 
 class EngineRefused(EngineDead):
@@ -297,7 +296,7 @@ class EngineClient(Engine):
                     result.noise_scale,
                     result.motion,
                     result.steps,
-                    dict(zip(STAGES, result.stage_ms, strict=True)),
+                    dict(zip(TIMINGS, result.stage_ms, strict=True)),
                 )
             )
 

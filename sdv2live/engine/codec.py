@@ -23,7 +23,10 @@ class Codec(Protocol):
         ...
 
     def prepare(self, embedding: Tensor, noise_scale: float) -> Prepared:
-        """What `decode` needs to know of the prompt [1, X, text_dim] and the noise; None for a codec without style."""
+        """What `decode` needs to know of the prompt and the noise; None for a codec without style.
+
+        embedding: [1, X, text_dim], on the stream's device and in its dtype.
+        """
         ...
 
     def encode(self, frames: Tensor, state: Any) -> tuple[Tensor, Any]:

@@ -96,6 +96,22 @@ class EmbeddingCache:
             os.utime(path)
         return embedding
 
+    def last_used(self) -> Tensor | None:
+        """The embedding that was got or put last, of those with this fingerprint; None if there is none."""
+        found: list[tuple[int, Path]] = []
+        with contextlib.suppress(OSError):
+            for path in self._folder.glob(f"*{SUFFIX}"):
+                with contextlib.suppress(OSError):
+                    found.append((path.stat().st_mtime_ns, path))
+        for _, path in sorted(found, reverse=True):
+            with contextlib.suppress(SafetensorError, OSError, ValueError):
+                content = path.read_bytes()
+                load(content)  # sound, so that its words can be read
+                cleaned = _metadata(content).get("text", "")
+                if self._path(cleaned) == path:  # so that it is named by this fingerprint
+                    return _read(path, cleaned)
+        return None
+
     def put(self, text: str, embedding: Tensor) -> None:
         """Keep `embedding` [1, text_len, D] for `text`; it stays the caller's. A failure is said in the log alone."""
         cleaned = self._clean(text)

@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdv2live.frames import Pixels
+from sdv2live.limits import MAX_STEPS
 
-SLOTS = 10  # eight steps in flight, one that waits, one that is being copied
+SLOTS = MAX_STEPS + 2  # as many chunks in flight, one that waits, one that is being copied
 MAX_MESSAGE_BYTES = 1 << 20
 _HEAD = struct.Struct("<4sBI")
 _MAGIC = b"sdv2"

@@ -79,6 +79,12 @@ class KVCache:
                 place.append(tensor)
             self.rows += 1
 
+    def give_back_rows(self, kept: int) -> None:
+        """Let go of all rows but the first `kept`."""
+        for place in (*self.keys, *self.values):
+            del place[kept:]
+        self.rows = min(self.rows, kept)
+
     def copy_row(self, source: int, target: int) -> None:
         """A row that joins the stream starts as a copy of its neighbour."""
         self.ensure_rows(target + 1)

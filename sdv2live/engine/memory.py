@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,10 +23,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
-from sdv2live.engine.catalogue import traits_of, window_of
+from sdv2live.engine.catalogue import smallest_window, traits_of, window_of
+from sdv2live.engine.host_memory import free_bytes
 from sdv2live.engine.model.attention import SelfAttention
 from sdv2live.engine.model.wan_transformer import TextContext, TimeContext, WanConfig, WanTransformer
 from sdv2live.engine.model.wan_vae import WanVaeConfig
+from sdv2live.engine.precision import DTYPES, choose_dtype
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.reference_profile import cache_of
 from sdv2live.engine.stages import StageMap
@@ -41,6 +42,9 @@ log = logging.getLogger(__name__)
 GPU_MARGIN_BYTES = 800 * 2**20  # CUDA's context, cuDNN's workspace and what an allocator cannot use
 CPU_MARGIN_BYTES = 500 * 2**20
 _GB = 1e9
+SHORTEST_WINDOW = 4  # latent frames that are offered: fewer leave next to nothing to look back at
+SMALLEST_PIXELS = 384 * 224  # the same of a picture
+SIZE_THIRTEENTHS = (10, 8, 6, 5, 4, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +100,15 @@ def check_memory(
     room = free - (GPU_MARGIN_BYTES if device.type == "cuda" else CPU_MARGIN_BYTES)
 
     def need(candidate: EngineSpec) -> int:
-        return count_memory(candidate, dit, vae, dtype=dtype).total
+        candidate_dtype = dtype if candidate.precision == spec.precision else DTYPES[candidate.precision]
+        return count_memory(candidate, dit, vae, dtype=candidate_dtype).total
 
     needed = need(spec)
     log.info("memory: %s takes %.1f GB, %.1f GB are free", spec.name, needed / _GB, free / _GB)
     if needed <= room:
         return
-    fitting = (words for words, candidate in smaller_specs(spec) if need(candidate) <= room)
+    native = choose_dtype("auto", device)
+    fitting = (words for words, candidate in smaller_specs(spec, dtype, native) if need(candidate) <= room)
     fits = list(islice(fitting, 2))
     advice = " or ".join(fits) + " would fit" if fits else "nothing smaller of it fits: take a smaller engine"
     width, height = spec.size_wh
@@ -112,36 +118,65 @@ def check_memory(
     )
 
 
-def smaller_specs(spec: EngineSpec) -> list[tuple[str, EngineSpec]]:
-    """What to try instead, the least loss first, each as the flags that ask for it."""
+def smaller_specs(spec: EngineSpec, dtype: torch.dtype, native: torch.dtype) -> list[tuple[str, EngineSpec]]:
+    """What to try instead, the least loss first, each as the flags that ask for it.
+
+    dtype: the spec's. native: the number format that the device is made for. Where that is smaller it costs next to
+    nothing, and all else is tried with it. Half the width on a device that only imitates it comes last: it is slow.
+    """
+    if native.itemsize < dtype.itemsize:
+        words = f"--precision {_name_of(native)}"
+        narrow = replace(spec, precision=_name_of(native))
+        return [(words, narrow), *((f"{words} {more}", each) for more, each in _less_of(narrow))]
+    if dtype.itemsize > torch.bfloat16.itemsize:
+        words, narrow = "--precision bfloat16", replace(spec, precision="bfloat16")
+        return [*_less_of(spec), (words, narrow), *((f"{words} {more}", each) for more, each in _less_of(narrow))]
+    return _less_of(spec)
+
+
+def _less_of(spec: EngineSpec) -> list[tuple[str, EngineSpec]]:
+    """In one number format: the engine's own window, a smaller codec, one step, a short window, a smaller picture."""
     found: list[tuple[str, EngineSpec]] = []
+    window, usual = window_of(spec).capacity, window_of(replace(spec, window_frames=0, sink_frames=0)).capacity
+    shortest = max(smallest_window(spec), SHORTEST_WINDOW)
+    if usual < window and usual >= shortest:
+        found.append((f"--window-frames {usual}", replace(spec, window_frames=usual)))
     decoders = {"wan": ("wan-taehv", "taehv"), "wan-taehv": ("taehv",), "taehv": ()}[spec.vae]
-    counts = (1,) if spec.steps_count > 1 else ()
-    sizes = [
-        (w, h) for w, h in ((640, 368), (512, 512), (512, 288), (384, 224)) if w * h < spec.size_wh[0] * spec.size_wh[1]
-    ]
     found += [(f"--vae {vae}", replace(spec, vae=vae)) for vae in decoders]
-    found += [(f"--steps {count}", replace(spec, steps_count=count)) for count in counts]
-    smallest = replace(spec, vae="taehv", steps_count=1)
-    if decoders and counts:
-        found.append(("--vae taehv --steps 1", smallest))
+    smallest, words = spec, []
+    if decoders:
+        smallest, words = replace(smallest, vae="taehv"), ["--vae taehv"]
+    if spec.steps_count > 1:
+        found.append(("--steps 1", replace(spec, steps_count=1)))
+        smallest, words = replace(smallest, steps_count=1), [*words, "--steps 1"]
+        if decoders:
+            found.append((" ".join(words), smallest))
+    if shortest < window:
+        short = f"--window-frames {shortest}"
+        found.append((short, replace(spec, window_frames=shortest)))
+        smallest = replace(smallest, window_frames=shortest)
+        if words:
+            found.append((" ".join([*words, short]), smallest))
+        words.append(short)
+    sizes = smaller_sizes(spec.size_wh)
     found += [(f"--size {w}x{h}", replace(spec, size_wh=(w, h))) for w, h in sizes]
-    if smallest != spec:
-        found += [(f"--vae taehv --steps 1 --size {w}x{h}", replace(smallest, size_wh=(w, h))) for w, h in sizes]
+    if words:
+        found += [(" ".join([*words, f"--size {w}x{h}"]), replace(smallest, size_wh=(w, h))) for w, h in sizes]
     return found
 
 
-def free_bytes(device: torch.device) -> int | None:
-    """What is free on the device now; None where the system does not say."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    return None
+def smaller_sizes(size_wh: tuple[int, int]) -> list[tuple[int, int]]:
+    """Sizes of about the same shape, in falling order: 640x368, 512x288 and 384x224 for 832x480."""
+    sizes: list[tuple[int, int]] = []
+    for thirteenths in SIZE_THIRTEENTHS:
+        width, height = (max(1, round(side * thirteenths / 13 / 16)) * 16 for side in size_wh)
+        if width * height >= SMALLEST_PIXELS and (width, height) not in sizes:
+            sizes.append((width, height))
+    return sizes
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 class _Alike(WanTransformer):

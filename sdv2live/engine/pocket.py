@@ -41,7 +41,7 @@ class PocketStreamCodec:
 
     def prepare(self, embedding: Tensor, noise_scale: float) -> Tensor:
         scale = torch.full((1,), noise_scale, device=self._device, dtype=self._dtype)
-        style: Tensor = self._codec.style(embedding.to(self._device, self._dtype), scale)
+        style: Tensor = self._codec.style(embedding, scale)
         return style
 
     def encode(self, frames: Tensor, state: Memory) -> tuple[Tensor, Side]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sdv2live.engine.text_ahead import Texts
+from sdv2live.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +36,13 @@ class PromptMixer:
     """Moves from one prompt mix to the next: at once, or in a straight line over n chunks.
 
     waits: block until a new prompt is encoded, as a render must, so that the same settings give the same file. Live it
-    does not: the stream goes on with the prompt before, and the new one starts when it is there.
+    does not: the stream goes on with the prompt before, over a reset too, and the new one starts when it is there.
     """
 
     def __init__(self, texts: Texts, *, waits: bool = False) -> None:
         self._texts, self._waits = texts, waits
         self._failed: Mix | None = None
+        self._fallback: Tensor | None = None  # the last one that could be had
         self._upcoming = ""
         self.reset()
 
@@ -55,8 +57,8 @@ class PromptMixer:
     def advance(self, mix: Mix, transition_chunks: int, *, upcoming: str = "") -> PromptStep:
         """The embedding of the next chunk, which asks for `mix`, blended in over `transition_chunks` if it is new.
 
-        upcoming: a text that is likely to be next, to be encoded ahead. Raises UserError if the first prompt, or with
-        `waits` any prompt, cannot be encoded; a later one that fails is said in the log and the one before stays.
+        upcoming: a text that is likely to be next, to be encoded ahead. Raises UserError if the very first prompt, or
+        with `waits` any prompt, cannot be encoded; a later one that fails is said in the log and the one before stays.
         """
         if upcoming and upcoming != self._upcoming:
             self._texts.prepare(upcoming)
@@ -64,10 +66,13 @@ class PromptMixer:
         if (self._current is None or mix != self._mix) and (target := self._blend(mix)) is not None:
             is_first = self._current is None
             self._mix, self._start, self._target = mix, self._current, target
+            self._fallback = target
             self._done, self._length = 0, 0 if is_first else transition_chunks
             if self._length == 0:
                 self._current = target
                 return PromptStep(target, is_new=not is_first)
+        if self._current is None:
+            self._current = self._fallback
         if self._done < self._length and self._start is not None and self._target is not None:
             self._done += 1
             if self._done == self._length:
@@ -77,10 +82,19 @@ class PromptMixer:
         assert self._current is not None
         return PromptStep(self._current, is_new=False)
 
-    def encode(self, texts: Sequence[str]) -> None:
-        """Have these texts ready. Blocks; raises UserError."""
-        for text in texts:
-            self._texts.wait(text)
+    def encode(self, texts: Sequence[str], *, falls_back: bool = False) -> None:
+        """Have these texts ready. Blocks; raises UserError.
+
+        falls_back: where one cannot be encoded, be content with any embedding that can be had, to show until it can.
+        """
+        try:
+            for text in texts:
+                self._fallback = self._texts.wait(text)
+        except UserError:
+            spare = self._texts.last_used() if falls_back and not self._waits else None
+            if spare is None:
+                raise
+            self._fallback = spare
 
     def close(self) -> None:
         self._texts.close()
@@ -88,7 +102,7 @@ class PromptMixer:
     def _blend(self, mix: Mix) -> Tensor | None:
         """The weighted mean of the mix's embeddings, or None as long as one is not there."""
         weighted = [(text, weight) for text, weight in mix if weight > 0]
-        must_wait = self._waits or self._current is None
+        must_wait = self._waits or self._fallback is None
         embeddings = [self._texts.wait(text) if must_wait else self._texts.get(text) for text, _ in weighted]
         known = [embedding for embedding in embeddings if embedding is not None]
         if len(known) < len(weighted):

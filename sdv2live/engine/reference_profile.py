@@ -88,6 +88,10 @@ class ReferenceKVCache(KVCache):
         for _ in range(len(self.rings), rows):
             self.rings.append([Ring([0] * self.window.capacity, self.first_rolling) for _ in range(self._layers)])
 
+    def give_back_rows(self, kept: int) -> None:
+        super().give_back_rows(kept)
+        del self.rings[kept:]
+
     def copy_row(self, source: int, target: int) -> None:
         super().copy_row(source, target)
         self.rings[target] = copy.deepcopy(self.rings[source])

@@ -43,15 +43,19 @@ def chunk_timesteps(steps: Sequence[int], count: int, *, noise_scale: float, off
 
     A step that would fall under 25 is left out, so noise never rises again and no step is wasted (contract.md).
     """
-    timesteps = [first_timestep(noise_scale, offset)]
+    return _falling_from(first_timestep(noise_scale, offset), steps, count)
+
+
+def opening_timesteps(steps: Sequence[int], count: int) -> tuple[int, ...]:
+    """The opening chunk's timesteps: steps[0] itself, then as `chunk_timesteps` goes on (contract.md)."""
+    return _falling_from(steps[0], steps, count)
+
+
+def _falling_from(first: int, steps: Sequence[int], count: int) -> tuple[int, ...]:
+    timesteps = [first]
     for listed in steps[1 : max(count, 1)]:
         timestep = min(listed, timesteps[-1] - SMALLEST_GAP)
         if timestep < SMALLEST_LATER:
             break
         timesteps.append(timestep)
     return tuple(timesteps)
-
-
-def opening_timesteps(steps: Sequence[int], count: int) -> tuple[int, ...]:
-    """The opening chunk's timesteps: steps[0] itself, then as `chunk_timesteps` goes on (contract.md)."""
-    return chunk_timesteps(steps, count, noise_scale=steps[0] / 1000, offset=0)

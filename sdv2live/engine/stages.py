@@ -43,10 +43,6 @@ class StageMap:
     def first(self) -> Stage:
         return self.stages[0]
 
-    @property
-    def last(self) -> Stage:
-        return self.stages[-1]
-
 
 def reference_split(
     counts: Sequence[int], *, total_seconds: Sequence[float], dit_seconds: Sequence[float]

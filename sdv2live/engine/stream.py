@@ -12,12 +12,13 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sdv2live.engine.base import Chunk, ChunkResult, ChunkSettings, Engine, EngineTraits
+from sdv2live.engine.base import STAGES, Chunk, ChunkResult, ChunkSettings, Engine, EngineTraits
 from sdv2live.engine.checkpoint import is_memory_full
 from sdv2live.engine.codec import Codec, Prepared
 from sdv2live.engine.kv_cache import KVCache, RowWrite
@@ -28,18 +29,23 @@ from sdv2live.engine.schedule import chunk_timesteps, opening_timesteps, sigma_o
 from sdv2live.engine.sinks import SinkKeeper
 from sdv2live.engine.stage_clock import Mark, StageClock
 from sdv2live.engine.stages import StageMap
+from sdv2live.engine.step_limit import StepLimit
 from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.window import Window
 from sdv2live.errors import ChunkError
 from sdv2live.frames import Pixels
+from sdv2live.limits import MAX_STEPS
 
 SCENE_CUT_MOTION = 0.5  # root mean square, in [-1, 1] units: far beyond any camera move
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
-STAGES = ("encode", "denoise", "decode")
 KEPT_TIMESTEPS = 32
-MAX_ROWS = 8  # denoising steps that a chunk can have
+KEPT_EMBEDDINGS = 4
 NO_CHUNK = -1  # the chunk id of a row that computes without a chunk
+MEMORY_IS_FULL = (
+    "its memory is full: close other programs, or start with a smaller --size, fewer --steps or --vae taehv"
+)
 
 
 @dataclass(slots=True)
@@ -83,7 +89,6 @@ class StreamState:
         self.chunks = 0  # entered so far
         self.latent_frames = 0
         self.rows = 0  # steps of the newest chunk
-        self.rows_too_many = MAX_ROWS + 1  # so many did not fit when they were last asked for
         self.sinks = SinkKeeper(cache.window)
         self.refresh_requests: int | None = None
         self.phase = 0.0
@@ -108,7 +113,9 @@ class StreamEngine(Engine):
         dtype: torch.dtype,
         first_epoch: int = 0,
         new_cache: Callable[..., KVCache] = KVCache,
+        warm_up_steps: int = 2,
     ) -> None:
+        """warm_up_steps: one, for an engine whose memory was counted for one; two run all that there is."""
         self.traits = traits
         self._new_cache = new_cache
         self._dit, self._codec, self._prompts, self._window = dit, codec, prompts, window
@@ -122,26 +129,41 @@ class StreamEngine(Engine):
         self._apart: deque[InFlight] = deque()  # encoded by itself and not denoised yet
         self._time_of: dict[int, TimeContext] = {}
         self._text_of: tuple[Tensor, TextContext] | None = None
+        self._embedding_of: dict[int, tuple[Tensor, Tensor]] = {}  # by id: as it came, which keeps the id, and as sent
         self._schedule = "latency"
+        self._warm_up_steps = warm_up_steps
+        self._step_limit = StepLimit()
+        self._steps_asked = 1  # by the newest chunk
+        self._is_broken = False  # a chunk failed; what comes before the reset is dropped, as its results would be
         self._state = self._new_state()
 
-    def prepare(self, texts: Sequence[str]) -> None:
-        """Have these prompts encoded. Blocks; raises UserError for one that cannot be."""
-        self._prompts.encode(texts)
+    def prepare(self, texts: Sequence[str], *, falls_back: bool = False) -> None:
+        """Have these prompts encoded. Blocks; raises UserError for one that cannot be.
+
+        falls_back: live, a prompt that cannot be encoded is no reason where the one used last can be shown instead.
+        """
+        self._prompts.encode(texts, falls_back=falls_back)
 
     def warm_up(self) -> None:
         """Two chunks of grey with a prompt of zeros: the opening and one more."""
-        width, height = self.traits.size_wh
         config, prompts = self._dit.config, self._prompts
         self._prompts = PromptMixer(Direct(lambda _: torch.zeros(1, config.text_len, config.text_dim)))
         try:
-            for number in range(2):
-                frames = np.full((self.frames_wanted, height, width, 3), 128, dtype=np.uint8)
-                self.submit(Chunk(number, frames), ChunkSettings(steps=(600, 300), steps_count=2))
-                self.poll()
+            try:
+                self._run_grey()
+            except ChunkError:  # fewer steps are taken now, if that is what helps
+                self.reset()
+                self._run_grey()
         finally:
             self._prompts = prompts
         self.reset()
+
+    def _run_grey(self) -> None:
+        width, height = self.traits.size_wh
+        for number in range(2):
+            frames = np.full((self.frames_wanted, height, width, 3), 128, dtype=np.uint8)
+            self.submit(Chunk(number, frames), ChunkSettings(steps=(600, 300), steps_count=self._warm_up_steps))
+            self.poll()
 
     @property
     def frames_wanted(self) -> int:
@@ -153,6 +175,10 @@ class StreamEngine(Engine):
         return self._waiting is None
 
     @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
     def cache_bytes(self) -> int:
         return self._state.cache.bytes
 
@@ -161,7 +187,8 @@ class StreamEngine(Engine):
             raise ChunkError("a chunk that was encoded by itself is not denoised yet")
         if self._waiting is not None:
             raise ChunkError("a chunk is waiting already")
-        self._check(chunk)
+        if not self._is_broken:  # else it is dropped, whatever it is
+            self._check(chunk)
         self._waiting = (chunk, settings)
 
     def _check(self, chunk: Chunk) -> None:
@@ -172,21 +199,58 @@ class StreamEngine(Engine):
     def poll(self) -> list[ChunkResult]:
         if self._waiting is not None:
             (chunk, settings), self._waiting = self._waiting, None
-            self._choose_schedule(settings.schedule)
-            item = self._enter(chunk, settings)
-            if item.number == 0 or self._schedule == "latency":
-                self._run_all_steps(item)
-            else:
-                self._state.rows_in_flight[0] = item
-                self._micro_step()
-            self._decode_finished()
+            if not self._is_broken:
+                self._watched(lambda: self._run(chunk, settings))
         return self._take_finished()
+
+    def _run(self, chunk: Chunk, settings: ChunkSettings) -> None:
+        state = self._state
+        self._choose_schedule(settings.schedule)
+        item = self._enter(chunk, settings)
+        if item.number == 0 or self._schedule == "latency":
+            self._run_all_steps(item)
+            busy_rows = len(item.timesteps) if item.number else 0  # the opening is easier than what comes after it
+        else:
+            state.rows_in_flight[0] = item
+            busy_rows = len(state.rows_in_flight)
+            self._micro_step()
+        self._decode_finished()
+        if busy_rows:
+            self._step_limit.worked(busy_rows, is_full_load=state.latent_frames >= 2 * self._window.capacity)
 
     @torch.inference_mode()
     def flush(self) -> list[ChunkResult]:
         results = self.poll()
-        self._drain()
+        if not self._is_broken:
+            self._watched(self._drain)
         return results + self._take_finished()
+
+    def _watched(self, work: Callable[[], T]) -> T:
+        """What `work` gives. Raises ChunkError where the memory is full: nothing comes then until a reset.
+
+        Steps that have not stood the test go back to a count that worked, so that the stream goes on with that.
+        """
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            if not is_memory_full(error):
+                raise
+        # Only here has the error let go of what it held on the device.
+        self._is_broken = True
+        cache = self._state.cache
+        taken = self._step_limit.failed(cache.rows, asked=self._steps_asked)
+        if taken is None:
+            raise ChunkError(MEMORY_IS_FULL)
+        self._say_steps(cache.rows, taken)
+        cache.give_back_rows(taken)
+        raise ChunkError(f"its memory was full with {self._steps_asked} denoising steps, and now {taken} are taken")
+
+    def _say_steps(self, wanted: int, taken: int) -> None:
+        log.error(
+            "%d denoising steps do not fit into the memory: %d are taken; close other programs, set it anew",
+            wanted,
+            taken,
+        )
 
     # The stages apart, for those who want to look in between. Chunks go through each in the order of encoding.
 
@@ -194,8 +258,14 @@ class StreamEngine(Engine):
     def encode(self, chunk: Chunk, settings: ChunkSettings) -> InFlight:
         """All that is decided for a chunk, and its noised latents. Raises ChunkError as `submit` does."""
         self._check(chunk)
-        self._choose_schedule("latency")
-        item = self._enter(chunk, settings)
+        if self._is_broken:
+            raise ChunkError("the chunk before failed, and there was no reset")
+
+        def enter() -> InFlight:
+            self._choose_schedule("latency")
+            return self._enter(chunk, settings)
+
+        item = self._watched(enter)
         self._apart.append(item)
         return item
 
@@ -205,7 +275,7 @@ class StreamEngine(Engine):
         if not self._apart or self._apart[0] is not item:
             raise ValueError("chunks are denoised in the order in which they were encoded, each once")
         self._apart.popleft()
-        self._run_all_steps(item)
+        self._watched(lambda: self._run_all_steps(item))
 
     @torch.inference_mode()
     def decode(self, item: InFlight) -> ChunkResult:
@@ -214,7 +284,7 @@ class StreamEngine(Engine):
             raise ValueError("chunks are decoded in the order in which they were encoded, each once, when denoised")
         del self._state.denoised[self._state.decoded]
         self._state.decoded += 1
-        self._deliver(item, *self._decode(item))
+        self._watched(lambda: self._deliver(item, *self._decode(item)))
         return self._finished.pop()
 
     def reset(self) -> int:
@@ -222,6 +292,7 @@ class StreamEngine(Engine):
         self._waiting = None
         self._finished.clear()
         self._apart.clear()
+        self._is_broken = False
         self._prompts.reset()
         # The old state goes before the new one comes: both at once may not fit.
         del self._state
@@ -256,8 +327,9 @@ class StreamEngine(Engine):
             timesteps = opening_timesteps(steps, count)
         else:
             timesteps = chunk_timesteps(steps, count, noise_scale=noise_scale, offset=offset)
-        timesteps = timesteps[: self._rows_that_fit(len(timesteps))]
+        timesteps = timesteps[: self._rows_that_fit(len(timesteps), count)]
         prompt = self._prompts.advance(settings.mix, settings.transition_chunks, upcoming=settings.next_prompt)
+        embedding = self._sent_embedding(prompt.embedding)
         latents, side = self._codec.encode(self._uploaded(chunk.frames), state.codec_state)
         first = state.latent_frames
         state.latent_frames += latents.shape[1]
@@ -286,8 +358,8 @@ class StreamEngine(Engine):
             phase=state.phase,
             seeds=state.seeds.advance(settings.seed, settings.seed_transition_chunks),
             settings=settings,
-            text=self._text_context(prompt.embedding),
-            prepared=self._codec.prepare(prompt.embedding, noise_scale),
+            text=self._text_context(embedding),
+            prepared=self._codec.prepare(embedding, noise_scale),
             latents=latents.float(),
             side=side,
         )
@@ -299,23 +371,21 @@ class StreamEngine(Engine):
         item.spans.append(("encode", started, self._clock.mark(), 1.0))
         return item
 
-    def _rows_that_fit(self, wanted: int) -> int:
-        """How many of the `wanted` rows the KV cache has memory for. What does not fit is tried once, not always."""
+    def _rows_that_fit(self, wanted: int, asked: int) -> int:
+        """How many of the `wanted` rows the KV cache has memory for. What does not fit is tried once, not always.
+
+        asked: the count of the settings, of which low noise may leave fewer wanted.
+        """
         cache = self._state.cache
-        if wanted > cache.rows and wanted < self._state.rows_too_many:
-            try:
-                cache.ensure_rows(wanted)
-            except (RuntimeError, MemoryError) as error:
-                if not is_memory_full(error) or cache.rows == 0:
-                    raise
-                self._state.rows_too_many = cache.rows + 1
-                log.error(
-                    "%d denoising steps do not fit into the memory: %d are taken; close other programs, set it anew",
-                    wanted,
-                    cache.rows,
-                )
-        elif wanted <= cache.rows:
-            self._state.rows_too_many = MAX_ROWS + 1
+        self._steps_asked = asked
+        wanted = min(wanted, self._step_limit.allowed(asked))
+        try:
+            cache.ensure_rows(wanted)
+        except (RuntimeError, MemoryError) as error:
+            if not is_memory_full(error) or cache.rows == 0:
+                raise
+            self._step_limit.hold(cache.rows, asked=asked)
+            self._say_steps(wanted, cache.rows)
         return min(wanted, cache.rows)
 
     def _uploaded(self, frames: Pixels) -> Tensor:
@@ -323,9 +393,18 @@ class StreamEngine(Engine):
         pixels = self._sent(torch.from_numpy(frames))
         return pixels.permute(0, 3, 1, 2).to(self._dtype).mul_(2.0 / 255.0).sub_(1.0)[None]
 
+    def _sent_embedding(self, embedding: Tensor) -> Tensor:
+        """A prompt's embedding on the device, in the networks' dtype: sent once, and kept for when it comes back."""
+        if (known := self._embedding_of.pop(id(embedding), None)) is None:
+            known = (embedding, self._sent(embedding).to(self._dtype))
+            if len(self._embedding_of) >= KEPT_EMBEDDINGS:
+                self._embedding_of.pop(next(iter(self._embedding_of)))
+        self._embedding_of[id(embedding)] = known
+        return known[1]
+
     def _text_context(self, embedding: Tensor) -> TextContext:
         if self._text_of is None or self._text_of[0] is not embedding:
-            self._text_of = (embedding, self._dit.encode_text(embedding.to(self._device, self._dtype)))
+            self._text_of = (embedding, self._dit.encode_text(embedding))
         return self._text_of[1]
 
     def _time_context(self, timestep: int) -> TimeContext:
@@ -373,6 +452,7 @@ class StreamEngine(Engine):
             # Once nothing is in flight the rows are the same in both, so the change costs nothing else.
             self._drain()
             self._schedule = wanted
+            self._step_limit.forget_the_load()
 
     def _run_all_steps(self, item: InFlight) -> None:
         """One chunk, its steps one after another. The opening runs on row 0 and is then copied to every row."""
@@ -459,7 +539,7 @@ class StreamEngine(Engine):
             item.latents = clean
             # The opening runs all its steps before the next chunk enters, in both schedules.
             self._state.clean[item.number] = (len(item.timesteps) if item.number else 1, clean[:, -1:])
-            self._state.clean.pop(item.number - 2 * MAX_ROWS, None)
+            self._state.clean.pop(item.number - 2 * MAX_STEPS, None)
         else:
             sigma = sigma_of(item.timesteps[item.step])
             item.latents = (1.0 - sigma) * clean + sigma * self._eps(item, step=item.step)

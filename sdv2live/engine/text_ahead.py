@@ -45,9 +45,8 @@ class Texts(Protocol):
     def prepare(self, text: str) -> None:
         """See to it that `text` is there when it is asked for. Never waits; failures are told by `failure`."""
 
-    @property
-    def pending(self) -> tuple[str, ...]:
-        """Texts that are on their way, the one in hand first."""
+    def last_used(self) -> Tensor | None:
+        """The embedding that was used last, in this process or before, or None. Reads the disk."""
 
     def failure(self, text: str) -> str | None:
         """The sentence that says why `text` could not be encoded, or None."""
@@ -118,11 +117,12 @@ class TextAhead:
             if self._kept.get(text) is None:
                 self._request(text)
 
-    @property
-    def pending(self) -> tuple[str, ...]:
+    def last_used(self) -> Tensor | None:
         with self._changed:
-            in_hand = (self._in_hand[0],) if self._in_hand is not None else ()
-            return in_hand + tuple(self._wanted)
+            embedding = self._kept.newest
+        if embedding is None and self._cache is not None:
+            embedding = self._cache.last_used()
+        return embedding
 
     def failure(self, text: str) -> str | None:
         with self._changed:
@@ -207,8 +207,6 @@ class Direct:
     An error that is no UserError passes through.
     """
 
-    pending: tuple[str, ...] = ()
-
     def __init__(self, encode: Callable[[str], Tensor], *, kept_texts: int = KEPT_TEXTS) -> None:
         self._encode = encode
         self._kept = _Recent[Tensor](kept_texts)
@@ -233,6 +231,9 @@ class Direct:
         except UserError as error:
             self._failures.put(text, one_line(error))
 
+    def last_used(self) -> Tensor | None:
+        return self._kept.newest
+
     def failure(self, text: str) -> str | None:
         return self._failures.get(text)
 
@@ -251,6 +252,10 @@ class _Recent(Generic[T]):
         if text in self._things:
             self._things.move_to_end(text)
         return self._things.get(text)
+
+    @property
+    def newest(self) -> T | None:
+        return next(reversed(self._things.values()), None)
 
     def put(self, text: str, thing: T) -> None:
         self._things[text] = thing

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from sdv2live.engine.checkpoint import NotEnoughMemory, is_memory_full, open_checkpoint
 from sdv2live.engine.embedding_cache import fingerprint_of
+from sdv2live.engine.host_memory import free_bytes
 from sdv2live.engine.weights import load_into
 from sdv2live.errors import UserError, one_line
 
@@ -213,18 +214,12 @@ def build_empty(size: UMT5Size) -> nn.Module:
 # ---- the encoder -------------------------------------------------------------------------------------------------
 
 
-def _free_bytes(device: torch.device) -> int:
-    free, _total = torch.cuda.mem_get_info(device)
-    return free
-
-
 class UMT5Encoder:
     """Texts to embeddings [1, text_len, d_model] on the CPU, in `dtype`; rows past a text's own tokens are zero.
 
     weights: Wan's .pth, a .safetensors file, or a folder in transformers' layout. device: the GPU that may be used,
-    or the CPU. keep_on_cpu: once it has run on the CPU it stays in memory and runs there again; by default, and on
-    the GPU always, its weights are read for each call of `encode` and given back after it. A GPU's memory is taken
-    and returned to the driver, which waits for what runs on it: not while a CUDA graph is captured.
+    or the CPU. Its weights are read for each call of `encode` and given back after it. A GPU's memory is taken and
+    returned to the driver, which waits for what runs on it: not while a CUDA graph is captured.
 
     One thread at a time.
     """
@@ -238,15 +233,13 @@ class UMT5Encoder:
         dtype: torch.dtype = torch.bfloat16,
         size: UMT5Size = UMT5_XXL,
         text_len: int = TEXT_LEN,
-        keep_on_cpu: bool = False,
-        free_bytes: Callable[[torch.device], int] = _free_bytes,
+        free_bytes: Callable[[torch.device], int | None] = free_bytes,
     ) -> None:
         self._weights, self._tokenizer_dir = weights, tokenizer_dir
         self._device, self._dtype = device, dtype
         self._size, self._text_len = size, text_len
-        self._keep_on_cpu, self._free_bytes = keep_on_cpu, free_bytes
+        self._free_bytes = free_bytes
         self._tokenizer: Tokenizer | None = None
-        self._kept: nn.Module | None = None
 
     def fingerprint(self) -> str:
         """Names what an embedding depends on besides the text: files and number format. Raises UserError."""
@@ -285,12 +278,8 @@ class UMT5Encoder:
                 f"{need_gib:.1f} GiB and more): close other programs and try again."
             ) from None
 
-    def close(self) -> None:
-        """Give back what `keep_on_cpu` has kept. The encoder can be used again."""
-        self._kept = None
-
     def _fits_on_gpu(self) -> bool:
-        if self._device.type == "cpu" or self._kept is not None:
+        if self._device.type == "cpu":
             return False
         free = self._free_bytes(self._device)
         return choose_text_device(free, text_encoder_bytes(self._size, self._dtype)) == "cuda"
@@ -327,22 +316,15 @@ class UMT5Encoder:
     @contextmanager
     def _network(self, device: torch.device) -> Iterator[nn.Module]:
         """The loaded network, for the time of the block."""
-        if self._kept is not None:
-            yield self._kept
-            return
         network = build_empty(self._size)
-        keeps = False
         try:
             self._load(network, device)
-            keeps = self._keep_on_cpu and device.type == "cpu"
-            self._kept = network if keeps else None
             yield network
         finally:
-            if not keeps:
-                # An error's traceback holds the network for as long as someone holds the error, so that it is the
-                # weights that have to go. `close` needs no such thing: it has no error on its way.
-                network.to("meta")
-                self._return_gpu_memory()
+            # An error's traceback holds the network for as long as someone holds the error, so that it is the weights
+            # that have to go.
+            network.to("meta")
+            self._return_gpu_memory()
 
     def _load(self, network: nn.Module, device: torch.device) -> None:
         started_s = time.monotonic()

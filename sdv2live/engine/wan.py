@@ -10,6 +10,7 @@ import logging
 import zlib
 from collections.abc import Callable, Mapping, Set
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from sdv2live.engine.base import EngineSpec
 from sdv2live.engine.catalogue import traits_of, window_of
 from sdv2live.engine.checkpoint import NotEnoughMemory, is_memory_full
 from sdv2live.engine.embedding_cache import EmbeddingCache
-from sdv2live.engine.memory import check_memory
+from sdv2live.engine.memory import Footprint, check_memory, count_memory
 from sdv2live.engine.model.taehv import TAEHV, patched_state_dict
 from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
 from sdv2live.engine.model.wan_vae import WanVAE, WanVaeConfig
@@ -33,7 +34,7 @@ from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.text_ahead import Direct, TextAhead, Texts
 from sdv2live.engine.umt5 import UMT5Encoder, UMT5Size, clean_text
 from sdv2live.engine.wan_codec import VAE_MODES, WanCodec, empty_networks
-from sdv2live.engine.wan_files import WanFiles, find_files, sizes_of
+from sdv2live.engine.wan_files import WanFiles, WanSizes, check_folder, find_files, sizes_of
 from sdv2live.engine.weights import load_into, open_checkpoint, random_weights_
 from sdv2live.errors import UserError
 from sdv2live.paths import cache_dir, models_dir
@@ -49,14 +50,8 @@ def build_wan(spec: EngineSpec, *, first_epoch: int = 0, say: Say = log.info) ->
 
     Raises UserError for files that are missing or do not fit, and for an engine that is larger than the memory.
     """
-    folder = _folder(spec)
-    if spec.random_weights:
-        folder_of_sizes = folder if spec.weights else None
-        files = None
-    else:
-        folder_of_sizes = folder
-        files = find_files(spec.name, folder, spec.vae)
-    sizes = sizes_of(spec.name, folder_of_sizes)
+    sizes = _sizes(spec)
+    files = None if spec.random_weights else find_files(spec.name, _folder(spec), spec.vae)
     if files is not None and sizes.text.d_model != sizes.dit.text_dim:
         raise UserError(
             f"the text encoder {files.text} gives {sizes.text.d_model} values a token and the transformer {files.dit} "
@@ -64,7 +59,9 @@ def build_wan(spec: EngineSpec, *, first_epoch: int = 0, say: Say = log.info) ->
         )
     device = choose_device(spec.device)
     dtype = choose_dtype(spec.precision, device)
-    check_memory(spec, sizes.dit, sizes.vae, device=device, dtype=dtype)
+    # A stream that is started again is to come back: steps that were asked for live and do not fit are found out there.
+    counted = replace(spec, steps_count=1) if first_epoch else spec
+    check_memory(counted, sizes.dit, sizes.vae, device=device, dtype=dtype)
 
     with ExitStack() as stack:
         try:
@@ -86,6 +83,7 @@ def build_wan(spec: EngineSpec, *, first_epoch: int = 0, say: Say = log.info) ->
                 dtype=dtype,
                 first_epoch=first_epoch,
                 new_cache=cache_of(spec.profile),
+                warm_up_steps=min(spec.steps_count, 2),
             )
         except (RuntimeError, MemoryError) as error:
             if not is_memory_full(error):
@@ -97,6 +95,19 @@ def build_wan(spec: EngineSpec, *, first_epoch: int = 0, say: Say = log.info) ->
             ) from None
         stack.pop_all()  # the engine closes it from now on
     return engine
+
+
+def footprint_of(spec: EngineSpec, *, dtype: torch.dtype) -> Footprint:
+    """What the engine of `spec` takes in memory, counted. Raises UserError for a folder whose sizes cannot be used."""
+    sizes = _sizes(spec)
+    return count_memory(spec, sizes.dit, sizes.vae, dtype=dtype)
+
+
+def _sizes(spec: EngineSpec) -> WanSizes:
+    if not spec.weights:
+        return sizes_of(spec.name, None if spec.random_weights else _folder(spec))
+    check_folder(spec.name, _folder(spec))
+    return sizes_of(spec.name, _folder(spec))
 
 
 def _folder(spec: EngineSpec) -> Path:

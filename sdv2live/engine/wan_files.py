@@ -62,12 +62,7 @@ class WanFiles:
 
 def find_files(engine: str, folder: Path, vae: str) -> WanFiles:
     """Where each file lies. Raises UserError naming the first that is missing, by its released name."""
-    if not folder.is_dir():
-        why = "is a file" if folder.is_file() else "does not exist"
-        raise UserError(
-            f"the weights of {engine} are not here: the folder {folder} {why}; give one with --weights, or try "
-            "--random-weights."
-        )
+    check_folder(engine, folder)
 
     def find(what: str, names: tuple[str, ...], *, released: str) -> Path:
         for inside in _INSIDE:
@@ -87,6 +82,16 @@ def find_files(engine: str, folder: Path, vae: str) -> WanFiles:
         text=find("the text encoder", _TEXT, released=_TEXT[1]),
         tokenizer=find("the tokenizer", _TOKENIZER, released=f"{_TOKENIZER[0]}/tokenizer.json"),
     )
+
+
+def check_folder(engine: str, folder: Path) -> None:
+    """Raises UserError for a folder that there is not."""
+    if not folder.is_dir():
+        why = "is a file" if folder.is_file() else "does not exist"
+        raise UserError(
+            f"the weights of {engine} are not here: the folder {folder} {why}; give one with --weights, or try "
+            "--random-weights without it."
+        )
 
 
 def sizes_of(engine: str, folder: Path | None) -> WanSizes:

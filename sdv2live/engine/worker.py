@@ -18,7 +18,7 @@ import traceback
 from pathlib import Path
 from typing import IO
 
-from sdv2live.engine.base import Chunk, ChunkResult, ChunkSettings, Engine, EngineSpec
+from sdv2live.engine.base import TIMINGS, Chunk, ChunkResult, ChunkSettings, Engine, EngineSpec
 from sdv2live.engine.ipc import (
     MemoryHandle,
     Message,
@@ -30,10 +30,9 @@ from sdv2live.engine.ipc import (
     to_json,
     write_message,
 )
-from sdv2live.errors import UserError, one_line
+from sdv2live.errors import ChunkError, UserError, one_line
 
 log = logging.getLogger(__name__)
-STAGES = ("encode", "denoise", "decode", "chunk")
 
 
 class Link:
@@ -93,7 +92,8 @@ class Worker:
         engine.warm_up()
         warm_up_s = time.monotonic() - started_s
         say("encoding the prompt")
-        engine.prepare(fields["texts"])
+        # The first start says what is wrong with its prompt; one that comes later has had pictures and is to come back.
+        engine.prepare(fields["texts"], falls_back=fields["epoch"] > 0)
         self._frames = SharedFrames(
             attach_memory(MemoryHandle(**fields["memory"])), size_wh=spec.size_wh, frames=engine.traits.largest_chunk
         )
@@ -131,7 +131,7 @@ class Worker:
         for result in results:
             slot = self._slots.pop(result.chunk_id)
             self._frames.chunk_out(slot)[: len(result.frames)] = result.frames
-            stage_ms = tuple(result.stage_ms[stage] for stage in STAGES)
+            stage_ms = tuple(result.stage_ms[stage] for stage in TIMINGS)
             packed = Result(
                 result.chunk_id,
                 result.epoch,
@@ -154,7 +154,7 @@ class Worker:
             self._die(Message.REFUSED, str(error))
         except Exception as error:  # a process's top: told to the app, which replaces this process
             traceback.print_exc()
-            self._die(Message.DEAD, f"{type(error).__name__}: {one_line(error)}")
+            self._die(Message.DEAD, plain_reason(error))
         while True:
             kind, payload = self._link.inbox.get()
             try:
@@ -175,9 +175,12 @@ class Worker:
 def plain_reason(error: Exception) -> str:
     """Why a chunk failed, in words that help."""
     from sdv2live.engine.checkpoint import is_memory_full
+    from sdv2live.engine.stream import MEMORY_IS_FULL
 
+    if isinstance(error, ChunkError | UserError):
+        return one_line(error)
     if is_memory_full(error):
-        return "its memory is full: close other programs, or start with a smaller --size, fewer --steps or --vae taehv"
+        return MEMORY_IS_FULL
     return f"{type(error).__name__}: {one_line(error)}"
 
 

@@ -127,6 +127,22 @@ def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
     assert len(kept_in(tmp_path)) == 3, "the same text again takes no new place"
 
 
+def test_what_was_used_last_can_be_had_without_its_text(tmp_path: Path) -> None:
+    cache = EmbeddingCache(tmp_path, "model")
+    assert cache.last_used() is None
+    for i, text in enumerate("abc"):
+        cache.put(text, embedding_of(i + 1))
+        os.utime(cache._path(text), ns=(i * 10**9, i * 10**9))
+    EmbeddingCache(tmp_path, "another model").put("d", embedding_of(9))
+    cache._path("c").write_bytes(b"damaged")
+    last = cache.last_used()
+    assert last is not None and torch.equal(last, embedding_of(2)), "neither another model's nor a damaged one"
+    cache.get("a")
+    last = cache.last_used()
+    assert last is not None and torch.equal(last, embedding_of(1))
+    assert EmbeddingCache(tmp_path / "none", "model").last_used() is None
+
+
 def test_the_folder_stays_within_its_bytes(tmp_path: Path) -> None:
     whole = embedding_of(16, text_len=16)
     EmbeddingCache(tmp_path / "one", "model").put("a", whole)

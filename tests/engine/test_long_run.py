@@ -13,15 +13,19 @@ from torch import Tensor
 
 from sdv2live.engine import kv_cache
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineTraits
+from sdv2live.engine.kv_cache import KVCache
 from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
 from sdv2live.engine.model.wan_vae import WanVAE, WanVaeConfig
 from sdv2live.engine.prompts import PromptMixer
+from sdv2live.engine.reference_profile import ReferenceKVCache
 from sdv2live.engine.stages import StageMap
 from sdv2live.engine.stream import InFlight, StreamEngine
 from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.wan_codec import WanCodec
 from sdv2live.engine.window import Window
-from tests.engine.toy import CPU, SumCodec, drawn_, run_toy, toy_engine
+from sdv2live.engine.worker import plain_reason
+from sdv2live.errors import ChunkError
+from tests.engine.toy import CPU, SumCodec, drawn_, run_toy, toy_engine, toy_frames
 from tests.engine.wan_cases import NoWaiting
 
 TINY = WanConfig(dim=24, ffn_dim=24, num_heads=1, num_layers=1, freq_dim=8, text_dim=8, text_len=2)
@@ -145,3 +149,94 @@ def test_steps_that_do_not_fit_into_the_memory_leave_the_stream_running(
     assert [record.getMessage() for record in caplog.records] == [
         "4 denoising steps do not fit into the memory: 2 are taken; close other programs, set it anew"
     ]
+
+
+def out_of_memory_beyond(engine: StreamEngine, most_rows: int) -> None:
+    """Rows can be had, and then a forward has no room left beside more than `most_rows` of them."""
+    run_blocks = engine._dit.run_blocks
+
+    def run(*arguments: Any, **options: Any) -> Tensor:
+        if engine._state.cache.rows > most_rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+        return run_blocks(*arguments, **options)
+
+    engine._dit.run_blocks = run  # type: ignore[method-assign]
+
+
+def live_chunk(engine: StreamEngine, number: int, settings: ChunkSettings) -> tuple[int, ...]:
+    """As the supervisor has it: a failed chunk is followed by a reset. -> the steps of each picture, or (0,)."""
+    try:
+        engine.submit(Chunk(number, toy_frames(number)), settings)
+        return tuple(result.steps for result in engine.poll())
+    except ChunkError:
+        engine.reset()
+        return (0,)
+
+
+FOUR = replace(SETTINGS, steps=(900, 700, 500, 300), steps_count=4)
+
+
+@pytest.mark.parametrize("schedule", ["latency", "throughput"])
+@pytest.mark.parametrize("new_cache", [KVCache, ReferenceKVCache])
+def test_steps_whose_forward_does_not_fit_cost_one_chunk(
+    schedule: str, new_cache: type[KVCache], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = toy_engine(window=Window(4, 1), new_cache=new_cache)
+    out_of_memory_beyond(engine, 2)
+    two, four = (replace(FOUR, steps_count=count, schedule=schedule) for count in (2, 4))
+    for number in range(10):
+        assert 0 not in live_chunk(engine, number, two)
+    with caplog.at_level(logging.ERROR):
+        made = [live_chunk(engine, number, four) for number in range(10, 30)]
+        assert made.count((0,)) == 1, "one chunk is lost"
+        assert engine.cache_bytes == toy_rows_bytes(engine, 2), "the new rows are given back"
+        assert {steps for steps in made[1:] if steps} == {(2,)}, "the count that worked goes on"
+        assert live_chunk(engine, 30, replace(four, seed=5)) == (2,), "held to whatever else changes"
+        assert len(caplog.records) == 1 and "4 denoising steps do not fit" in caplog.records[0].getMessage()
+        assert live_chunk(engine, 31, two) == (2,)
+        assert live_chunk(engine, 32, four) == (0,), "asked for anew, it is tried anew"
+        assert [live_chunk(engine, number, four) for number in range(33, 40)].count((0,)) == 0
+    assert len(caplog.records) == 2
+
+
+def toy_rows_bytes(engine: StreamEngine, rows: int) -> int:
+    cache = engine._state.cache
+    return rows * cache.bytes // cache.rows
+
+
+def test_after_a_new_start_the_limit_is_found_again_by_one_chunk() -> None:
+    engine = toy_engine(window=Window(4, 1))
+    out_of_memory_beyond(engine, 2)
+    engine.warm_up()
+    made = [live_chunk(engine, number, FOUR) for number in range(6)]
+    assert made == [(0,)] + [(2,)] * 5
+    crowded = toy_engine(window=Window(4, 1))
+    out_of_memory_beyond(crowded, 1)
+    crowded.warm_up()
+    made = [live_chunk(crowded, number, FOUR) for number in range(6)]
+    assert made == [(0,)] + [(1,)] * 5
+
+
+def test_memory_that_someone_else_takes_costs_no_steps(caplog: pytest.LogCaptureFixture) -> None:
+    engine = toy_engine(window=Window(4, 1))
+    for number in range(12):
+        assert live_chunk(engine, number, FOUR) == (4,)
+    with caplog.at_level(logging.ERROR):
+        real = engine._dit.run_blocks
+        out_of_memory_beyond(engine, 0)
+        engine.submit(Chunk(12, toy_frames(12)), FOUR)
+        with pytest.raises(ChunkError, match="its memory is full: close other programs") as failed:
+            engine.poll()
+        assert failed.value.__context__ is None, "nothing is held on the device by who holds the error"
+        engine.submit(Chunk(13, toy_frames(13)), FOUR)
+        assert engine.poll() == engine.flush() == [], "what comes before the reset is dropped, not another failure"
+        engine.reset()
+        engine._dit.run_blocks = real  # type: ignore[method-assign]
+        assert live_chunk(engine, 14, FOUR) == (4,)
+    assert not caplog.records
+
+
+def test_a_failed_chunk_is_told_in_its_own_words() -> None:
+    assert plain_reason(ChunkError("its memory was full")) == "its memory was full"
+    assert plain_reason(torch.OutOfMemoryError("CUDA out of memory.\nTried")).startswith("its memory is full: close")
+    assert plain_reason(IndexError("list index")) == "IndexError: list index"

@@ -12,7 +12,8 @@ from torch import nn
 
 from sdv2live.engine import memory
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
-from sdv2live.engine.memory import Alive, Footprint, check_memory, count_memory, smaller_specs
+from sdv2live.engine.catalogue import window_of
+from sdv2live.engine.memory import Alive, Footprint, check_memory, count_memory, smaller_sizes, smaller_specs
 from sdv2live.engine.model.wan_transformer import WAN_1_3B, WAN_14B, WanTransformer
 from sdv2live.engine.model.wan_vae import WanVaeConfig
 from sdv2live.engine.stream import StreamEngine
@@ -123,20 +124,31 @@ def test_the_released_14b_is_counted_without_being_built() -> None:
 # ---- what is said ------------------------------------------------------------------------------------------------
 
 
-def sentence(monkeypatch: pytest.MonkeyPatch, spec: EngineSpec, *, free_gb: float, device: torch.device = CPU) -> str:
+def sentence(
+    monkeypatch: pytest.MonkeyPatch,
+    spec: EngineSpec,
+    *,
+    free_gb: float,
+    device: torch.device = CPU,
+    dtype: torch.dtype = torch.bfloat16,
+    native: torch.dtype = torch.bfloat16,
+) -> str:
     monkeypatch.setattr(memory, "free_bytes", lambda _: int(free_gb * GB))
+    monkeypatch.setattr(memory, "choose_dtype", lambda wanted, _: native)
     with pytest.raises(UserError) as refused:
-        check_memory(spec, SMALL_DIT, SMALL_VAE, device=device, dtype=torch.float32)
+        check_memory(spec, SMALL_DIT, SMALL_VAE, device=device, dtype=dtype)
     message = str(refused.value)
     assert message.endswith(".") and ". " not in message and "\n" not in message, "one sentence"
     return message
 
 
-def rough_count(spec: EngineSpec, *_: object, **__: object) -> Footprint:
-    """In place of the real count, for what is said of it: pixels, steps and the codec."""
+def rough_count(spec: EngineSpec, dtype: torch.dtype = torch.bfloat16) -> Footprint:
+    """In place of the real count, for what is said of it: pixels, steps, the window, the codec and the format."""
     share = spec.size_wh[0] * spec.size_wh[1] / (832 * 480)
     codec_gb = {"wan": 4.5, "wan-taehv": 2.5, "taehv": 1.0}[spec.vae]
-    return Footprint(3 * GB, int(share * (1.75 * spec.steps_count + codec_gb) * GB), 0)
+    window = (spec.window_frames or 6) / 6
+    wide = dtype.itemsize / 2
+    return Footprint(int(wide * 3 * GB), int(wide * share * (1.75 * spec.steps_count * window + codec_gb) * GB), 0)
 
 
 @pytest.fixture
@@ -144,12 +156,15 @@ def counted_roughly(monkeypatch: pytest.MonkeyPatch) -> list[EngineSpec]:
     """The specs that were counted."""
     counted: list[EngineSpec] = []
 
-    def count(spec: EngineSpec, *rest: object, **options: object) -> Footprint:
+    def count(spec: EngineSpec, *rest: object, dtype: torch.dtype) -> Footprint:
         counted.append(spec)
-        return rough_count(spec)
+        return rough_count(spec, dtype)
 
     monkeypatch.setattr(memory, "count_memory", count)
     return counted
+
+
+LAST = "--vae taehv --steps 1 --window-frames 4"
 
 
 @pytest.mark.parametrize(
@@ -157,9 +172,10 @@ def counted_roughly(monkeypatch: pytest.MonkeyPatch) -> list[EngineSpec]:
     [
         (10.9, "--vae wan-taehv or --vae taehv would fit."),
         (8.6, "--vae taehv or --vae taehv --steps 1 would fit."),
-        (7.5, "--vae taehv --steps 1 or --size 512x288 would fit."),
-        (5.5, "--size 384x224 or --vae taehv --steps 1 --size 640x368 would fit."),
-        (4.3, "--vae taehv --steps 1 --size 384x224 would fit."),
+        (7.5, f"--vae taehv --steps 1 or {LAST} would fit."),
+        (6.0, f"{LAST} or --size 384x224 would fit."),
+        (5.3, f"--size 384x224 or {LAST} --size 640x368 would fit."),
+        (4.1, f"{LAST} --size 384x224 would fit."),
         (3.2, "nothing smaller of it fits: take a smaller engine."),
         (0.1, "nothing smaller of it fits: take a smaller engine."),
     ],
@@ -183,7 +199,7 @@ def test_a_gpu_keeps_more_for_itself(monkeypatch: pytest.MonkeyPatch, counted_ro
     message = sentence(monkeypatch, LIVE, free_gb=10.9 + margin_gb, device=torch.device("cuda:1"))
     assert "10.9 GB are free on cuda:1" in message
     monkeypatch.setattr(memory, "free_bytes", lambda _: int((11.1 + margin_gb) * GB))
-    check_memory(LIVE, SMALL_DIT, SMALL_VAE, device=torch.device("cuda:1"), dtype=torch.float32)
+    check_memory(LIVE, SMALL_DIT, SMALL_VAE, device=torch.device("cuda:1"), dtype=torch.bfloat16)
 
 
 def test_where_the_system_does_not_say_what_is_free_nothing_is_refused(
@@ -194,31 +210,83 @@ def test_where_the_system_does_not_say_what_is_free_nothing_is_refused(
     assert counted_roughly == []
 
 
+def tried(spec: EngineSpec, dtype: str = "bfloat16", native: str = "bfloat16") -> list[str]:
+    """The words of what is tried, each checked against the spec that it stands for."""
+    found = smaller_specs(spec, getattr(torch, dtype), getattr(torch, native))
+    for words, each in found:
+        asked = words.split()
+        flags = dict(zip(asked[::2], asked[1::2], strict=True))
+        assert each.vae == flags.get("--vae", spec.vae)
+        assert each.steps_count == int(flags.get("--steps", spec.steps_count))
+        assert each.window_frames == int(flags.get("--window-frames", spec.window_frames))
+        assert each.precision == flags.get("--precision", spec.precision)
+        assert "x".join(map(str, each.size_wh)) == flags.get("--size", "x".join(map(str, spec.size_wh)))
+        window_of(each)
+    assert len({words for words, _ in found}) == len(found)
+    return [words for words, _ in found]
+
+
 def test_what_is_tried_instead_comes_in_order_and_says_itself() -> None:
-    assert [words for words, _ in smaller_specs(LIVE)] == [
+    in_order = [
         "--vae wan-taehv",
         "--vae taehv",
         "--steps 1",
         "--vae taehv --steps 1",
+        "--window-frames 4",
+        "--vae taehv --steps 1 --window-frames 4",
         "--size 640x368",
-        "--size 512x512",
         "--size 512x288",
         "--size 384x224",
-        "--vae taehv --steps 1 --size 640x368",
-        "--vae taehv --steps 1 --size 512x512",
-        "--vae taehv --steps 1 --size 512x288",
-        "--vae taehv --steps 1 --size 384x224",
+        "--vae taehv --steps 1 --window-frames 4 --size 640x368",
+        "--vae taehv --steps 1 --window-frames 4 --size 512x288",
+        "--vae taehv --steps 1 --window-frames 4 --size 384x224",
     ]
-    for words, spec in smaller_specs(LIVE):
-        asked = words.split()
-        flags = dict(zip(asked[::2], asked[1::2], strict=True))
-        assert spec.vae == flags.get("--vae", LIVE.vae)
-        assert spec.steps_count == int(flags.get("--steps", LIVE.steps_count))
-        assert "x".join(map(str, spec.size_wh)) == flags.get("--size", "832x480")
-    smallest = EngineSpec("wan-1.3b", (384, 224), steps_count=1, vae="taehv")
-    assert smaller_specs(smallest) == []
-    sizes = [spec.size_wh for words, spec in smaller_specs(replace(smallest, size_wh=(640, 384)))]
-    assert sizes == [(640, 368), (512, 288), (384, 224)], "only what has fewer pixels"
+    assert tried(LIVE) == in_order
+    smallest = EngineSpec("wan-1.3b", (384, 224), steps_count=1, vae="taehv", window_frames=4)
+    assert tried(smallest) == []
+    assert tried(replace(smallest, window_frames=5)) == ["--window-frames 4"]
+    assert tried(replace(smallest, window_frames=21)) == ["--window-frames 6", "--window-frames 4"]
+    assert tried(replace(smallest, window_frames=9, sink_frames=7)) == ["--window-frames 8"]
+    assert tried(replace(smallest, window_frames=4, sink_frames=0, profile="reference")) == []
+
+
+def test_a_narrower_number_format_is_tried_first_where_the_device_is_made_for_it() -> None:
+    wide = replace(LIVE, precision="float32")
+    for native in ("bfloat16", "float16"):
+        words = tried(wide, "float32", native)
+        assert words == [f"--precision {native}", *(f"--precision {native} {more}" for more in tried(LIVE))]
+    imitated = tried(LIVE, "float32", "float32")
+    assert imitated == [*tried(LIVE), "--precision bfloat16", *(f"--precision bfloat16 {more}" for more in tried(LIVE))]
+
+
+@pytest.mark.parametrize(
+    ("free_gb", "native", "advice"),
+    [
+        (11.6, torch.bfloat16, "--precision bfloat16 or --precision bfloat16 --vae wan-taehv would fit."),
+        (11.6, torch.float32, f"{LAST} or --size 384x224 would fit."),
+        (4.1, torch.float32, f"--precision bfloat16 {LAST} --size 384x224 would fit."),
+    ],
+)
+def test_precision_is_part_of_the_advice(
+    monkeypatch: pytest.MonkeyPatch,
+    counted_roughly: list[EngineSpec],
+    free_gb: float,
+    native: torch.dtype,
+    advice: str,
+) -> None:
+    spec = replace(LIVE, precision="float32")
+    assert sentence(monkeypatch, spec, free_gb=free_gb, dtype=torch.float32, native=native).endswith(f": {advice}")
+
+
+@pytest.mark.parametrize("size_wh", [(480, 832), (512, 512), (1920, 1088), (1088, 1920), (640, 384)])
+def test_smaller_sizes_have_the_shape_that_was_asked_for(size_wh: tuple[int, int]) -> None:
+    sizes = smaller_sizes(size_wh)
+    assert len(sizes) >= 2 and sizes == sorted(sizes, key=lambda size: -size[0] * size[1])
+    width, height = size_wh
+    for w, h in sizes:
+        assert w % 16 == h % 16 == 0 and 384 * 224 <= w * h < width * height
+        assert abs(w * height / (h * width) - 1) < 0.06
+    assert smaller_sizes((480, 832)) == [(368, 640), (288, 512), (224, 384)]
 
 
 def test_what_is_free_is_read_from_the_system() -> None:

@@ -16,6 +16,7 @@ from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.schedule import chunk_timesteps, first_timestep, opening_timesteps, sigma_of
 from sdv2live.engine.stages import Stage, StageMap
 from sdv2live.engine.text_ahead import Direct
+from sdv2live.errors import UserError
 
 REFERENCE_LIST = (700, 500, 400, 200)
 
@@ -26,6 +27,8 @@ def test_timesteps_are_the_reference_s_in_its_range() -> None:
         assert steps == (int(1000 * scale) - 100, 500, 400, 200)
     assert opening_timesteps(REFERENCE_LIST, 4) == REFERENCE_LIST
     assert opening_timesteps((120, 110, 40), 3) == (120, 70)
+    for first in range(25, 1001):
+        assert opening_timesteps((first, 20), 1) == (first,), "list[0] itself"
 
 
 def test_below_that_range_noise_never_rises_again() -> None:
@@ -126,9 +129,8 @@ class Slow:
     def prepare(self, text: str) -> None:
         self.asked.append(f"ahead: {text}")
 
-    @property
-    def pending(self) -> tuple[str, ...]:
-        return ()
+    def last_used(self) -> torch.Tensor | None:
+        return None
 
     def failure(self, text: str) -> str | None:
         return self.failures.get(text)
@@ -170,6 +172,54 @@ def test_a_prompt_that_fails_is_said_once_and_the_one_before_stays(caplog: pytes
     ]
 
 
+def test_a_reset_keeps_the_prompt_that_was_there_until_the_new_one_is() -> None:
+    texts = Slow()
+    mixer = PromptMixer(texts)
+    old, slow = (("old", 1.0),), (("longer one", 1.0),)
+    mixer.advance(old, 0)
+    mixer.advance(slow, 0)
+    for _ in range(2):
+        mixer.reset()
+        assert mixer.advance(slow, 2).embedding.unique().item() == 3, "a reset does not wait for an encoder"
+    texts.there["longer one"] = encoded("longer one")
+    steps = [mixer.advance(slow, 2) for _ in range(2)]
+    assert [step.embedding.unique().item() for step in steps] == [6.5, 10] and steps[-1].is_new
+    mixer.reset()
+    first = mixer.advance(slow, 2)
+    assert first.embedding.unique().item() == 10 and not first.is_new, "what is there opens the new stream"
+
+
+class Bad(Direct):
+    """An encoder that refuses one text."""
+
+    def __init__(self) -> None:
+        def encode(text: str) -> torch.Tensor:
+            if text == "bad":
+                raise UserError("bad was refused: write another one.")
+            return encoded(text)
+
+        super().__init__(encode)
+
+
+def test_a_prompt_that_fails_does_not_fail_after_a_reset_or_a_start() -> None:
+    bad = (("bad", 1.0),)
+    mixer = PromptMixer(Bad())
+    for ask in (lambda: mixer.advance(bad, 0), lambda: mixer.encode(["bad"])):
+        with pytest.raises(UserError, match="bad was refused"):
+            ask()
+    mixer.encode(["old"])
+    assert mixer.advance(bad, 0).embedding.unique().item() == 3, "what was encoded at the start is there"
+    mixer.reset()
+    assert mixer.advance(bad, 0).embedding.unique().item() == 3
+    again = PromptMixer(Bad())
+    with pytest.raises(UserError, match="bad was refused"):
+        again.encode(["bad"], falls_back=True)
+    again.encode(["next", "bad"], falls_back=True)
+    assert again.advance(bad, 0).embedding.unique().item() == 4
+    with pytest.raises(UserError, match="bad was refused"):
+        PromptMixer(Bad(), waits=True).encode(["next", "bad"], falls_back=True)
+
+
 def test_seeds_blend_on_the_sphere() -> None:
     mixer = SeedMixer()
     assert mixer.advance(1, 4) == ((1, 1.0),), "the first chunk starts at its own seed"
@@ -186,5 +236,5 @@ def test_a_stage_map_covers_every_block_once(edges: list[tuple[int, int]]) -> No
     device = torch.device("cpu")
     with pytest.raises(ValueError, match="cover"):
         StageMap(tuple(Stage(device, *edge) for edge in edges), 6)
-    assert StageMap((Stage(device, 0, 2), Stage(device, 2, 6)), 6).last.first_block == 2
+    assert StageMap((Stage(device, 0, 2), Stage(device, 2, 6)), 6).first.end_block == 2
     assert StageMap.on_one(device, 6).first.end_block == 6

@@ -200,3 +200,9 @@ def test_equals_the_reference(name: str) -> None:
 
 def test_there_are_cases() -> None:
     assert list(FOLDER.glob("*.json")), f"{FOLDER} holds no golden case"
+
+
+def test_the_page_beside_the_cases_names_every_kind() -> None:
+    page = (Path(__file__).parents[1] / "golden" / "README.md").read_text("utf-8")
+    rows = [line.split("|")[1].strip(" `") for line in page.splitlines() if line.startswith("| `")]
+    assert sorted(rows) == sorted(RUNNERS)

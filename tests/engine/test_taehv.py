@@ -50,8 +50,8 @@ def convolved(weights: dict[str, Tensor], name: str, x: Tensor, stride: int = 1)
     return F.conv2d(x, weight, weights.get(f"{name}.bias"), stride, padding=weight.shape[-1] // 2)
 
 
-def remembered(weights: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
-    before = torch.cat([torch.zeros_like(x[:1]), x[:-1]])
+def remembered(weights: dict[str, Tensor], name: str, x: Tensor, *, first: Tensor) -> Tensor:
+    before = torch.cat([first, x[:-1]])
     y = convolved(weights, f"{name}.conv.0", torch.cat([x, before], 1)).relu()
     y = convolved(weights, f"{name}.conv.2", y).relu()
     return (convolved(weights, f"{name}.conv.4", y) + x).relu()
@@ -66,7 +66,7 @@ def plainly_encoded(weights: dict[str, Tensor], x: Tensor) -> Tensor:
         x = convolved(weights, f"encoder.{first}.conv", x)
         x = convolved(weights, f"encoder.{first + 1}", x, stride=2)
         for block in range(first + 2, first + 5):
-            x = remembered(weights, f"encoder.{block}", x)
+            x = remembered(weights, f"encoder.{block}", x, first=x[:1])
     return convolved(weights, "encoder.17", x)
 
 
@@ -75,7 +75,7 @@ def plainly_decoded(weights: dict[str, Tensor], x: Tensor) -> Tensor:
     for level, grown in enumerate((1, 2, 2)):
         first = 3 + 6 * level
         for block in range(first, first + 3):
-            x = remembered(weights, f"decoder.{block}", x)
+            x = remembered(weights, f"decoder.{block}", x, first=torch.zeros_like(x[:1]))
         x = F.interpolate(x, scale_factor=2, mode="nearest")
         frames, channels, height, width = x.shape
         x = convolved(weights, f"decoder.{first + 4}.conv", x)
@@ -87,6 +87,17 @@ def plainly_decoded(weights: dict[str, Tensor], x: Tensor) -> Tensor:
 def test_encoding_equals_the_plain_form(taehv: TAEHV) -> None:
     frames = drawn(1, 12, 3, 16, 24)
     assert_close(encode_in(taehv, frames, [12])[0], plainly_encoded(taehv.state_dict(), frames[0]), 1e-5)
+
+
+def test_a_picture_that_stands_still_is_encoded_alike_from_the_first_chunk_on(taehv: TAEHV) -> None:
+    still = drawn(1, 1, 3, 16, 24).expand(-1, 12, -1, -1, -1)
+    first, *later = encode_in(taehv, still, [4, 4, 4]).unbind(1)
+    for latent in later:
+        assert_close(latent, first, 1e-6)
+    state = taehv.new_encoder_state(SIZE_WH)
+    taehv.encode(drawn(1, 8, 3, 16, 24, seed=2), state)
+    state.reset()
+    assert torch.equal(taehv.encode(still[:, :4], state)[:, 0], first), "nor does it see what was before a reset"
 
 
 def test_decoding_equals_the_plain_form(taehv: TAEHV) -> None:

@@ -91,7 +91,7 @@ class Waiter:
 
 
 class Watched(TextAhead):
-    """Tells when a `Waiter` has come to its wait."""
+    """Tells when a `Waiter` has come to its wait, and what is on its way."""
 
     def __init__(self, encode: Callable[[str], Tensor], **settings: Any) -> None:
         self.asked = threading.Semaphore(0)
@@ -101,6 +101,13 @@ class Watched(TextAhead):
         if threading.current_thread().name == WAITER:
             self.asked.release()
         return super()._request(text)
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """Texts that are on their way, the one in hand first."""
+        with self._changed:
+            in_hand = (self._in_hand[0],) if self._in_hand is not None else ()
+            return in_hand + tuple(self._wanted)
 
 
 def waited_for(ahead: Watched, text: str) -> Waiter:
@@ -279,6 +286,18 @@ def test_close_does_not_hang_with_an_encoder_that_does(make: Make, caplog: pytes
     assert "still works on a prompt" in caplog.text and ahead._thread.daemon
 
 
+def test_what_was_used_last_comes_from_memory_or_the_disk(make: Make, tmp_path: Path) -> None:
+    ahead = make(Encoder(), cache=EmbeddingCache(tmp_path, "model"))
+    assert ahead.last_used() is None
+    ahead.wait("fox")
+    owl = ahead.wait("a tawny owl")
+    assert ahead.last_used() is owl
+    fox = ahead.get("fox")
+    assert ahead.last_used() is fox
+    again = make(Encoder(), cache=EmbeddingCache(tmp_path, "model")).last_used()
+    assert again is not None and torch.equal(again, owl), "of the process before: the last that it took from there"
+
+
 def test_many_threads_at_once(make: Make) -> None:
     encoder = Encoder()
     ahead = make(encoder, kept_texts=5, wanted_texts=3)
@@ -313,7 +332,7 @@ def test_an_encoder_that_is_cheap_needs_no_thread() -> None:
     direct: Texts = Direct(encoder, kept_texts=2)
     before = threading.active_count()
     fox = direct.get("fox")
-    assert fox is not None and direct.get("fox") is fox is direct.wait("fox") and direct.pending == ()
+    assert fox is not None and direct.get("fox") is fox is direct.wait("fox")
     direct.prepare("owl")
     assert encoder.calls == ["fox", "owl"] and encoder.threads == {threading.get_ident()}
     direct.get("fox")

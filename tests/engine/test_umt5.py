@@ -378,21 +378,13 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, weakref.r
     yield done
 
 
-def test_weights_are_given_back_unless_they_are_to_be_kept(
+def test_weights_are_given_back_after_each_call(
     original_file: Path, tokenizer_dir: Path, loads: list[tuple[str, weakref.ref[Tensor]]]
 ) -> None:
     passing = small_encoder(original_file, tokenizer_dir)
     passing.encode([SHORT])
     passing.encode([SHORT])
     assert [(where, table() is None) for where, table in loads] == [("cpu", True), ("cpu", True)]
-    loads.clear()
-    keeping = small_encoder(original_file, tokenizer_dir, keep_on_cpu=True)
-    assert torch.equal(keeping.encode([SHORT])[0], keeping.encode([SHORT])[0])
-    assert [(where, table() is None) for where, table in loads] == [("cpu", False)]
-    keeping.close()
-    assert loads[0][1]() is None
-    keeping.encode([SHORT])
-    assert len(loads) == 2
 
 
 def test_an_error_that_someone_holds_holds_no_weights(

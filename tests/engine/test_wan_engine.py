@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import av
@@ -24,15 +24,18 @@ from torch import Tensor
 from sdv2live import cli
 from sdv2live.capture.test_pattern import render_pattern
 from sdv2live.clock import MonotonicClock
-from sdv2live.engine import memory, wan
+from sdv2live.engine import build, memory, wan
+from sdv2live.engine import worker as worker_module
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.build import build_engine
 from sdv2live.engine.client import EngineClient
+from sdv2live.engine.ipc import Message
 from sdv2live.engine.memory import Footprint
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.text_ahead import TextAhead
 from sdv2live.engine.umt5 import UMT5Encoder
 from sdv2live.engine.wan import build_wan
+from sdv2live.engine.worker import Worker
 from sdv2live.errors import UserError
 from sdv2live.paths import assets_dir
 from tests.engine.wan_cases import (
@@ -148,6 +151,40 @@ def test_render_gives_every_frame_the_same_twice_and_follows_the_prompt(
     assert all(frame.std() > 5 for frame in frames), "pictures, not grey"
 
 
+def cut(source: Path, target: Path, frames: int) -> Path:
+    """The first frames of a video file, in its own size."""
+    with av.open(str(source)) as whole, av.open(str(target), "w") as container:
+        video = whole.streams.video[0]
+        stream = container.add_stream("libx264", rate=video.average_rate)
+        stream.width, stream.height, stream.pix_fmt = video.width, video.height, "yuv420p"
+        for frame in itertools.islice(whole.decode(video), frames):
+            picture = av.VideoFrame.from_ndarray(frame.to_ndarray(format="rgb24"), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    return target
+
+
+@pytest.mark.parametrize("vae", VAES)
+def test_the_bundled_clip_is_rendered(weights: Path, tmp_path: Path, vae: str) -> None:
+    """A short cut of it: opening, steady chunks and a tail of one frame."""
+    source = cut(assets_dir() / "clip.mp4", tmp_path / "cut.mp4", 10)
+    rendered(source, weights, tmp_path / "out.mp4", "--vae", vae, "--prompt", "a red fox")
+    frames = decoded(tmp_path / "out.mp4")
+    assert frames.shape == (10, 64, 64, 3) and all(frame.std() > 5 for frame in frames)
+
+
+CAT_CLIP = os.environ.get("SDV2LIVE_CAT_CLIP", "")
+
+
+@pytest.mark.skipif(not CAT_CLIP, reason="SDV2LIVE_CAT_CLIP names no video file; it is not ours to ship")
+def test_the_cat_clip_is_rendered_whole(weights: Path, tmp_path: Path) -> None:
+    with av.open(CAT_CLIP) as container:
+        count = sum(1 for _ in container.decode(video=0))
+    rendered(Path(CAT_CLIP), weights, tmp_path / "out.mp4", "--prompt", "a red fox")
+    frames = decoded(tmp_path / "out.mp4")
+    assert frames.shape == (count, 64, 64, 3) and all(frame.std() > 5 for frame in frames)
+
+
 @pytest.mark.parametrize("vae", VAES)
 def test_both_schedules_give_one_picture_in_both_profiles(weights: Path, vae: str) -> None:
     """The smallest window that rolls, so that the rules of both are at work; a prompt changes on the way."""
@@ -244,12 +281,63 @@ def test_a_stream_goes_on_while_a_prompt_is_encoded(weights: Path, monkeypatch: 
         is_open.set()
         texts = changing._prompts._texts
         assert isinstance(texts, TextAhead)
-        until(lambda: not texts.pending, "the prompt is encoded")
+        until(lambda: texts.get("a slow one") is not None, "the prompt is encoded")
         assert not chunk(5, changed)
     finally:
         is_open.set()
         for engine in engines:
             engine.close()
+
+
+def test_a_prompt_that_cannot_be_encoded_refuses_the_first_start_alone(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker's own start, in this process: a later one shows the prompt that the disk has kept."""
+    keep_cache_in(monkeypatch, tmp_path)
+    encode = UMT5Encoder.encode
+
+    def refusing(self: UMT5Encoder, texts: list[str]) -> list[Tensor]:
+        if texts == ["bad"]:
+            raise UserError("the prompt 'bad' could not be encoded: try another wording.")
+        return encode(self, texts)
+
+    monkeypatch.setattr(UMT5Encoder, "encode", refusing)
+    spec = replace(SPEC, vae="taehv", weights=str(weights), waits_for_text=False)
+    assert configured(spec, epoch=0, texts=["bad"]) == "the prompt 'bad' could not be encoded: try another wording."
+    assert "could not be encoded" in str(configured(spec, epoch=5, texts=["bad"])), "and there is none to show yet"
+    first = configured(spec, epoch=0, texts=["a red fox"])
+    again = configured(spec, epoch=5, texts=["bad"])
+    assert isinstance(first, StreamEngine) and isinstance(again, StreamEngine)
+    again._epoch = first._epoch  # the noise is of an epoch
+    asked = replace(SETTINGS, mix=(("bad", 1.0),))
+    made = pictures(again, [asked] * 2)
+    assert (made == pictures(first, [SETTINGS] * 2)).all()
+    again.reset()
+    assert pictures(again, [asked]).shape == (4, 32, 32, 3), "nor does a reset fail"
+    for engine in (first, again):
+        engine.close()
+
+
+def configured(spec: EngineSpec, *, epoch: int, texts: list[str]) -> StreamEngine | str:
+    """The engine of a worker that was told to start, or why it refused."""
+
+    class Told:
+        def send(self, kind: Message, payload: bytes = b"") -> None:
+            pass
+
+    worker = Worker(Told())  # type: ignore[arg-type]
+    fields = {"spec": asdict(spec), "assets": str(assets_dir()), "epoch": epoch, "texts": texts, "memory": {}}
+    built: list[StreamEngine] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "build_engine", lambda *a, **k: built.append(build_engine(*a, **k)) or built[0])
+        for name in ("MemoryHandle", "attach_memory", "SharedFrames"):
+            patch.setattr(worker_module, name, lambda *_, **__: None)
+        try:
+            worker.configure(json.dumps(fields).encode())
+        except UserError as error:
+            built[0].close()
+            return str(error)
+    return built[0]
 
 
 def test_a_live_process_from_files(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,6 +375,26 @@ def test_a_live_run_says_that_its_weights_are_drawn(weights: Path, tmp_path: Pat
     run = json.loads(summary.read_text())
     assert run["settings"]["engine.random_weights"] is True and run["engine"] == "wan-1.3b"
     assert run["frames_generated"] > 0 and run["bad_chunks"] == run["restarts"] == 0
+
+
+def test_bench_counts_the_memory_and_says_when_the_first_picture_came(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "b.json"
+    command = ["bench", "--engine", "wan-1.3b", "--weights", str(weights), "--random-weights", "--vae", "taehv"]
+    sizes = ["--size", "64x64", "--precision", "float32", "--device", "cpu"]
+    assert cli.main([*command, *sizes, "--chunks", "4", "--json", str(path)]) == 0
+    figures = json.loads(path.read_text())
+    assert figures["weights"] == "random" and figures["first_picture_ms"] > figures["start_ms"]
+    spec = EngineSpec("wan-1.3b", (64, 64), vae="taehv")
+    for run in figures["runs"]:
+        counted = memory.count_memory(
+            replace(spec, steps_count=run["steps"]), SMALL_DIT, SMALL_VAE, dtype=torch.float32
+        )
+        assert run["counted_memory_bytes"] == counted.total
+        assert run["measured_memory_bytes"] is None, "on a GPU alone"
+    printed = capsys.readouterr().out
+    assert "first picture" in printed and f"counted {counted.total / 1e9:.2f}" in printed
 
 
 # ---- what is wrong -----------------------------------------------------------------------------------------------
@@ -336,6 +444,10 @@ def _with_nan(_: Path, tensors: dict[str, Tensor]) -> object:
     return tensors
 
 
+def _with(name: str, tensor: Tensor) -> Callable[[Path, dict[str, Tensor]], object]:
+    return lambda _, tensors: {**tensors, name: tensor}
+
+
 def _malicious(folder: Path, tensors: dict[str, Tensor]) -> object:
     return {**tensors, "more": RunsWhenLoaded(folder / "was executed")}
 
@@ -377,6 +489,16 @@ BROKEN: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "truncated vae": (_truncated(VAE_FILE), [], r"VAE\.pth cannot be read .*not all of it is there"),
     "truncated taehv": (_truncated(TAEHV_FILE), ["--vae", "wan-taehv"], r"taew2_1\.pth cannot be read"),
     "truncated text encoder": (_truncated(TEXT_FILE), [], r"bf16\.pth cannot be read .*not all of it is there"),
+    "a grow layer that is no matrix": (
+        _saved(TAEHV_FILE, _with("decoder.7.conv.weight", torch.zeros(()))),
+        ["--vae", "taehv"],
+        r"taew2_1\.pth are not those of this model \(decoder\.7\.conv\.weight is \(\), not \(256, 256, 1, 1\)\)",
+    ),
+    "a grow layer that is too small": (
+        _saved(TAEHV_FILE, _with("decoder.7.conv.weight", torch.zeros(8, 256, 1, 1))),
+        ["--vae", "wan-taehv"],
+        r"decoder\.7\.conv\.weight is \(8, 256, 1, 1\), not \(256, 256, 1, 1\)",
+    ),
     "of another size": (_as_14b, ["--engine", "wan-14b"], r"not those of this model .*blocks\.0\.ffn.* more\): fetch"),
     "NaN": (_saved(DIT_FILE, _with_nan), [], "holds values that are no numbers"),
     "NaN in the vae": (_saved(VAE_FILE, _with_nan), [], "holds values that are no numbers"),
@@ -403,13 +525,27 @@ BROKEN: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "steps that do not fall": (as_it_is, ["--steps-list", "500,700"], "smaller"),
     "no cuda": (as_it_is, ["--device", "cuda"], "no CUDA GPU can be used here"),
     "half floats on the cpu": (as_it_is, ["--precision", "float16"], "float16 cannot be used on the CPU"),
-    "no room to roll": (as_it_is, ["--window-frames", "3", "--sink-frames", "3"], "window of 3 .* beside 3 that stay"),
+    "no room to roll": (
+        as_it_is,
+        ["--window-frames", "3", "--sink-frames", "3"],
+        "window of 3 .* beside 3 that stay: raise --window-frames to 4 or more, or lower --sink-frames to 2 or less",
+    ),
     "no room for the reference": (
         as_it_is,
         ["--profile", "reference", "--window-frames", "3", "--sink-frames", "1"],
-        "window of 3 frames has no room beside 3",
+        r"window of 3 frames .* beside 3 that stay in the reference .*: raise --window-frames to 4 or more\.$",
+    ),
+    "no room for the reference's sinks": (
+        as_it_is,
+        ["--profile", "reference", "--window-frames", "5", "--sink-frames", "6"],
+        r"raise --window-frames to 7 or more, or lower --sink-frames to 4 or less\.$",
     ),
     "no folder": (as_it_is, ["--weights", "/nowhere/at all"], "folder /nowhere/at all does not exist"),
+    "no folder for random weights": (
+        as_it_is,
+        ["--random-weights", "--weights", "/nowhere/at all"],
+        "folder /nowhere/at all does not exist",
+    ),
     "a file for a folder": (as_it_is, ["--weights", __file__], r"test_wan_engine\.py is a file"),
     "an unknown user's folder": (as_it_is, ["--weights", "~nobody-of-this-name/w"], "a user who is not known"),
 }
@@ -462,6 +598,7 @@ def test_too_little_memory_is_said_before_anything_is_loaded(
 
     monkeypatch.setattr(memory, "count_memory", count)
     monkeypatch.setattr(memory, "free_bytes", lambda _: int(3.9e9))
+    monkeypatch.setattr(memory, "choose_dtype", lambda *_: torch.float32)  # whatever this processor is made for
     monkeypatch.setattr(wan, "fill", lambda *_, **__: pytest.fail("something was loaded"))
     command = ["render", str(clip), str(tmp_path / "o.mp4"), "--engine", "wan-1.3b", "--weights", str(weights), *SIZE]
     assert cli.main(command) == 2
@@ -470,6 +607,17 @@ def test_too_little_memory_is_said_before_anything_is_loaded(
         "--vae wan-taehv or --vae taehv would fit."
     )
     assert counted[0] == (SMALL_DIT, SMALL_VAE), "the sizes are those of the folder"
+
+
+def test_an_engine_that_is_started_again_is_not_refused_for_steps_asked_for_live(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "count_memory", lambda spec, *_, **__: Footprint(0, int(spec.steps_count * 1e9), 0))
+    monkeypatch.setattr(memory, "free_bytes", lambda _: int(2.9e9))
+    crowded = replace(SPEC, vae="taehv", weights=str(weights), steps_count=4)
+    with pytest.raises(UserError, match=r"with 4 steps .* needs 4\.0 GB"):
+        build_wan(crowded)
+    build_wan(crowded, first_epoch=7).close()
 
 
 def test_memory_that_fills_up_while_loading_is_one_sentence(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineTraits
+from sdv2live.engine.kv_cache import KVCache
 from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.stages import StageMap
@@ -69,7 +71,9 @@ def toy_prompt(text: str) -> Tensor:
     return torch.randn(1, SMALL.text_len, SMALL.text_dim, generator=generator)
 
 
-def toy_engine(*, window: Window | None = None, first_epoch: int = 0) -> StreamEngine:
+def toy_engine(
+    *, window: Window | None = None, first_epoch: int = 0, new_cache: Callable[..., KVCache] = KVCache
+) -> StreamEngine:
     traits = EngineTraits("toy", SIZE_WH, first_chunk_frames=4, chunk_frames=4, defaults={})
     return StreamEngine(
         traits=traits,
@@ -80,6 +84,7 @@ def toy_engine(*, window: Window | None = None, first_epoch: int = 0) -> StreamE
         stages=StageMap.on_one(CPU, SMALL.num_layers),
         dtype=torch.float32,
         first_epoch=first_epoch,
+        new_cache=new_cache,
     )
 
 

@@ -4,8 +4,9 @@ Owns: encoder and decoder under the released parameter names (engine.md, 6.1) an
 torch alone. Latents are NORMALISED, as the DiT gives them; pictures are in [0, 1] (the Wan VAE's are in [-1, 1]).
 
 A memory block sees its own input of the frame before; that is all that streaming needs, so each block keeps one frame
-and nothing is decoded twice. Before a stream's first frame there is nothing: zeros, as in the published network. Four
-frames always make one latent and a latent four frames, so no frame needs to be repeated to open a stream.
+and nothing is decoded twice. The encoder's first frame is its own past, as if it had stood still until then
+(contract.md); the decoder's past is zeros before the first latent, as in the published network. Four frames always
+make one latent and a latent four frames.
 
 Letters: T frames, H, W cells at that point of the network, C channels. Activations are [T, C, H, W] with channels last
 in memory.
@@ -134,7 +135,8 @@ class TAEHV(nn.Module):
         """
         if frames.shape[0] != 1 or frames.shape[1] < 1 or frames.shape[1] % TIME_FACTOR:
             raise ValueError(f"TAEHV takes groups of {TIME_FACTOR} frames of one stream, not {tuple(frames.shape)}.")
-        return _joined([_run(self.encoder, group, state) for group in frames[0].split(TIME_FACTOR)])
+        groups = frames[0].split(TIME_FACTOR)
+        return _joined([_run(self.encoder, group, state, opens_as_still=True) for group in groups])
 
     @torch.no_grad()
     def decode(self, latents: Tensor, state: VaeState) -> Tensor:
@@ -148,12 +150,18 @@ class TAEHV(nn.Module):
         return _joined([_run(self.decoder, latent, state) for latent in latents[0].split(1)])
 
 
-def _run(layers: nn.ModuleList, x: Tensor, state: VaeState) -> Tensor:
-    """One call of a fixed shape: four frames in, or one latent."""
-    past = iter(state.past)
+def _run(layers: nn.ModuleList, x: Tensor, state: VaeState, *, opens_as_still: bool = False) -> Tensor:
+    """One call of a fixed shape: four frames in, or one latent. opens_as_still: a stream's first is its own past."""
+    memory = iter(state.past)
     x = x.contiguous(memory_format=torch.channels_last)
     for layer in layers:
-        x = layer(x, next(past)) if isinstance(layer, MemBlock) else layer(x)
+        if isinstance(layer, MemBlock):
+            past = next(memory)
+            if opens_as_still and state.is_first:
+                past.copy_(x[:1])
+            x = layer(x, past)
+        else:
+            x = layer(x)
     state.is_first = False
     return x
 
@@ -202,6 +210,6 @@ def patched_state_dict(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         layers = _decoder()
     for index, layer in enumerate(layers):
         name = f"decoder.{index}.conv.weight"
-        if isinstance(layer, Grow) and name in fitted:
+        if isinstance(layer, Grow) and name in fitted and fitted[name].ndim:  # what else does not fit, the load says
             fitted[name] = fitted[name][-layer.conv.out_channels :]
     return fitted
