@@ -322,7 +322,13 @@ def control_for(row: Parameter, knobs: Knobs, *, has_reset: bool = True) -> Cont
     return kinds[row.kind](row, knobs, has_reset=has_reset)
 
 
-LABELS = {"steps.count": "Steps", "output.wet": "Camera to effect", "prompt.next": "Get ready", "prompt.mix": "Mix"}
+LABELS = {
+    "steps.count": "Steps",
+    "output.wet": "Camera to effect",
+    "prompt.next": "Get ready",
+    "prompt.mix": "Mix",
+    "engine.vae": "VAE",
+}
 
 
 def label_of(row: Parameter) -> str:

@@ -87,12 +87,8 @@ class Preview(QWidget):
         painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
         picture = self._image("picture", shown.picture)
         place = self._place(picture)
-        if self._view is View.EFFECT:
+        if self._view is View.EFFECT or shown.source is None:  # without a source the picture is a card that says why
             painter.drawImage(place, picture)
-            return
-        if shown.source is None:
-            painter.setPen(QColor(theme.QUIET))
-            painter.drawText(self.rect(), Qt.AlignmentFlag.AlignCenter, "no source picture")
             return
         source = self._image("source", shown.source)
         if self._view is View.SOURCE:

@@ -52,6 +52,7 @@ WATCH_PERIOD_S = 0.05
 STATUS_PERIOD_S = 1.0
 DRAIN_LIMIT_S = 30.0
 NO_PICTURE_GRACE_S = 20.0
+REFUSAL_SAID_S = 20.0
 ORIGIN = "app"
 
 
@@ -91,7 +92,7 @@ class LiveApp:
         self._rate_fps = int(values["output.rate"])
         self.spec = options.spec
         self._plays, self._wake = threading.Event(), threading.Event()
-        self._source_problem = ""
+        self._source_problem, self._source_problem_s = "", 0.0
         self.sources = SourceSwitch(
             self._make_source,
             self.clock,
@@ -230,7 +231,7 @@ class LiveApp:
             self.sources.request("clip")
         elif playing is not None:
             self.registry.set("source.name", playing.spec, origin=ORIGIN)
-        self._source_problem = sentence
+        self._source_problem, self._source_problem_s = sentence, self.clock.now_s()
 
     def _picture_size(self) -> tuple[int, int]:
         # Larger where the picture is enlarged from the start; a chain that is set later keeps the size.
@@ -386,7 +387,12 @@ class LiveApp:
         session, presenter, supervisor = self.session, self.presenter, self.supervisor
         source, ages, chunks = self.sources.status, presenter.age_ms.newest(16), session.chunk_ms.newest(8)
         outputs = [_line(status) for status in self.rack.statuses]
-        problems = [self._source_problem, source.reason if source.state in ("stalled", "failed") else ""]
+        # Another source plays on: what was refused is said for a while and not for ever.
+        is_refusal_new = now_s - self._source_problem_s < REFUSAL_SAID_S
+        problems = [
+            self._source_problem if is_refusal_new else "",
+            source.reason if source.state in ("stalled", "failed") else "",
+        ]
         problems += [supervisor.reason and f"The engine: {supervisor.reason}"]
         problems += [output.reason for output in outputs]
         return LiveStatus(

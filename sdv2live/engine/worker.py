@@ -30,6 +30,7 @@ from sdv2live.engine.ipc import (
     to_json,
     write_message,
 )
+from sdv2live.engine.thread_governor import ThreadGovernor
 from sdv2live.errors import ChunkError, UserError, one_line
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class Worker:
         self._engine: Engine | None = None
         self._settings: dict[int, ChunkSettings] = {}
         self._slots: dict[int, int] = {}
+        self._governor: ThreadGovernor | None = None
 
     def configure(self, payload: bytes) -> None:
         fields = json.loads(payload)
@@ -99,6 +101,8 @@ class Worker:
         )
         epoch = engine.reset()
         self._engine = engine
+        if not spec.threads and choose_device(spec.device).type == "cpu":
+            self._governor = ThreadGovernor(torch.get_num_threads(), torch.set_num_threads)
         self._link.send(
             Message.READY,
             to_json({"epoch": epoch, "device": device_name(choose_device(spec.device)), "warm_up_s": warm_up_s}),
@@ -117,7 +121,10 @@ class Worker:
                 frames = self._frames.chunk_in(submit.slot)[: submit.frames]
                 try:
                     engine.submit(Chunk(submit.chunk_id, frames), self._settings[submit.settings_version])
-                    self._send_results(engine.poll())
+                    results = engine.poll()
+                    self._send_results(results)
+                    if self._governor is not None and results:
+                        self._governor.adjust(time.monotonic(), results[-1].stage_ms["chunk"] / 1000)
                 finally:
                     self._link.send(Message.TAKEN, submit.chunk_id.to_bytes(8, "little"))
             case Message.FLUSH:

@@ -28,7 +28,9 @@ from sdv2live.settings import engine_spec
 
 def main(folder: Path) -> None:
     registry = Registry()
-    registry.set_many([("source.name", "clip"), ("prompt.text", "watercolour"), ("prompt.transition", 4)], origin="cli")
+    registry.set_many(
+        [("source.name", "clip"), ("prompt.text", "pencil drawing"), ("prompt.transition", 4)], origin="cli"
+    )
     app = LiveApp(registry, LiveOptions(outputs=[], spec=engine_spec(registry), waits_for_source=False))
     make_application(assets_dir())
 
@@ -52,7 +54,7 @@ def main(folder: Path) -> None:
     # name, what is done before it, when it may be taken
     steps: list[tuple[str, Callable[[], object], Callable[[], bool], int]] = [
         ("loading", lambda: None, always, 500),
-        ("effect", lambda: registry.set("noise.max", 0.7, origin="gui"), is_running, 3000),
+        ("effect", lambda: registry.set("noise.max", 0.7, origin="gui"), is_running, 900),
         ("source", view(View.SOURCE), always, 500),
         ("split", view(View.SPLIT), always, 500),
         ("problem", lambda: registry.set("source.name", "camera:Front", origin="gui"), always, 2500),
