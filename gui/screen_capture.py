@@ -14,11 +14,11 @@ import sys
 import textwrap
 import threading
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PySide6
-from PySide6.QtCore import QCoreApplication, QObject, Qt, QThread, Signal
+from PySide6.QtCore import SLOT, QCoreApplication, QObject, Qt, QThread, Signal, Slot
 from PySide6.QtGui import QGuiApplication, QImage
 from PySide6.QtWidgets import QWidget
 
@@ -40,6 +40,7 @@ ANSWER_LIMIT_S = 25.0
 # old one is given again at the second. In periods: a screen of 30 and one of 60 pictures a second both give 30.
 SOONEST, LATEST = 0.75, 1.5
 THREAD_LIMIT_MS = 2000
+REFUSED = "The desktop was told to show no screen: choose the source again and allow it, or choose another source."
 CLOSED = "The window is closed, and with it the screen that was shown to it."
 ENDED = "The desktop shows the screen no more: choose the source again to be asked anew, or choose another source."
 # Windows: what is drawn there is left out of every capture, from Windows 10 2004 on; before, it would be black.
@@ -53,6 +54,7 @@ class Share:
         self.number = number  # as in `screen:N`, None for the primary one; a desktop that asks does not mind it
         self.frames: LatestSlot[QVideoFrame] = LatestSlot()
         self.problem = ""
+        self.is_shown = False  # whether there was a picture
         self.over = threading.Event()
 
     def fail(self, sentence: str) -> None:
@@ -81,6 +83,8 @@ class ScreenDesk(QObject):
         self._application = application  # lives as long as this
         # Once its loop has ended nobody would hear `end` any more.
         application.aboutToQuit.connect(self.close)
+        if sys.platform == "linux":
+            self._listen()
 
     @property
     def is_closed(self) -> bool:
@@ -120,6 +124,36 @@ class ScreenDesk(QObject):
         with self._lock:
             self._shares[share] = capture
         capture.start()
+
+    def _listen(self) -> None:
+        """Hear what Qt 6.11 tells nobody: that the desktop's question was answered with no, or the showing ended."""
+        from PySide6.QtDBus import QDBusConnection
+
+        bus = QDBusConnection.sessionBus()
+        refused: Any = SLOT("on_answer(uint,QVariantMap)")
+        ended: Any = SLOT("on_ended()")
+        portal, interface = "org.freedesktop.portal.Desktop", "org.freedesktop.portal"
+        if not (
+            bus.connect(portal, "", f"{interface}.Request", "Response", self, refused)
+            and bus.connect(portal, "", f"{interface}.Session", "Closed", self, ended)
+        ):
+            log.debug("no session bus: a screen that is refused is noticed after %.0f s", ANSWER_LIMIT_S)
+
+    @Slot("uint", "QVariantMap")
+    def on_answer(self, code: int, results: dict[str, object]) -> None:
+        """Of a portal that this process asked: for a screen, or, seldom at the same time, for a file."""
+        if code:
+            self._fail_all(REFUSED, are_shown=False)
+
+    @Slot()
+    def on_ended(self) -> None:
+        self._fail_all(ENDED, are_shown=True)
+
+    def _fail_all(self, sentence: str, *, are_shown: bool) -> None:
+        with self._lock:
+            shares = [share for share in self._shares if share.is_shown == are_shown]
+        for share in shares:
+            share.fail(sentence)
 
     def _end(self, share: Share) -> None:
         with self._lock:
@@ -228,6 +262,7 @@ class QtScreenSource(Source):
                 or f"The desktop has shown no screen within {ANSWER_LIMIT_S:.0f} s: choose the source again and answer "
                 "what it asks, or choose another source."
             )
+        share.is_shown = True
         self._last = pixels
         self._first_s = self._clock.now_s()
         self._given_s = self._first_s - LATEST / self._rate_fps
