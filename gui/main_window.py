@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from PySide6.QtCore import QByteArray, Qt, QTimer, QUrl
-from PySide6.QtGui import QAction, QCloseEvent, QDesktopServices, QKeySequence, QShortcut
+from PySide6.QtGui import QAction, QCloseEvent, QDesktopServices, QKeySequence, QShortcut, QShowEvent
 from PySide6.QtWidgets import (
     QHBoxLayout,
     QLabel,
@@ -27,6 +27,7 @@ from gui.control_panel import ControlPanel
 from gui.live import Knobs, Live
 from gui.notice import Notice
 from gui.preview import Preview, View
+from gui.screen_capture import hide_from_captures
 from gui.status_line import StatusLine
 from gui.undo import Undo
 
@@ -224,6 +225,10 @@ class MainWindow(QMainWindow):
         if view in list(View):
             self.view_buttons[View(view)].click()
 
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        self._follow({"source.name"})
+
     def closeEvent(self, event: QCloseEvent) -> None:
         self._pulse.stop()
         self.preview.stop()
@@ -243,6 +248,8 @@ class MainWindow(QMainWindow):
             is_on = bool(self.knobs.registry.get("stream.running"))
             self.start_button.setText("Stop" if is_on else "Start")
             self.start_button.setToolTip("Free the camera and the engine (F5)" if is_on else "Go on the air (F5)")
+        if "source.name" in names and self.isVisible():
+            hide_from_captures(self, str(self.knobs.registry.get("source.name")).partition(":")[0] == "screen")
 
     def _use_look(self, place: int) -> None:
         names = self.panel.looks.names

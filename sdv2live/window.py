@@ -1,5 +1,5 @@
-"""`sdv2live` with a window. Owns: what the last session brings back, which source comes first, and what the window
-needs of this machine.
+"""`sdv2live` with a window. Owns: what the last session brings back, which source comes first, who captures a screen,
+and what the window needs of this machine.
 
 Puts the app and `gui` together; runs on the main thread.
 """
@@ -7,17 +7,19 @@ Puts the app and `gui` together; runs on the main thread.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from bridges.base import Output
 from bridges.select import make_output
 from sdv2live.app import LiveApp, LiveOptions, run_live
-from sdv2live.capture.select import list_sources
+from sdv2live.capture.base import Source
+from sdv2live.capture.select import list_sources, open_source
 from sdv2live.errors import UserError
 from sdv2live.last_session import LastSession, load_session, save_session
 from sdv2live.one_instance import take_instance_lock
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 # Qt ends the process without a sentence of ours where its plugin for X11 misses one of these.
 _X11_LIBRARIES = {"libxcb-cursor.so.0": "libxcb-cursor0", "libxkbcommon-x11.so.0": "libxkbcommon-x11-0"}
 
+MakeSource = Callable[[str, bool], Source]
 MakeRegistry = Callable[[argparse.Namespace, LastSession], tuple[Registry, list[str]]]
 
 
@@ -45,18 +48,20 @@ def run_window(options: argparse.Namespace, make_registry: MakeRegistry) -> int:
         outputs = _outputs(options, registry)
         if not registry.is_user_set("source.name"):
             registry.set("source.name", _first_source(), origin="app")
-        return run_live(
-            registry,
-            LiveOptions(
-                outputs=outputs,
-                spec=engine_spec(registry),
-                seconds=options.seconds,
-                json_path=options.json,
-                osc_port_is_asked="osc.port" in given,
-                waits_for_source=False,
-            ),
-            lambda app: _drive(app, last),
-        )
+        with _source_maker() as make_source:
+            return run_live(
+                registry,
+                LiveOptions(
+                    outputs=outputs,
+                    spec=engine_spec(registry),
+                    seconds=options.seconds,
+                    json_path=options.json,
+                    osc_port_is_asked="osc.port" in given,
+                    make_source=make_source,
+                    waits_for_source=False,
+                ),
+                lambda app: _drive(app, last),
+            )
 
 
 def _drive(app: LiveApp, last: LastSession) -> None:
@@ -69,6 +74,49 @@ def _drive(app: LiveApp, last: LastSession) -> None:
             log.error("%s", error)
 
     drive(app, assets=assets_dir(), state=dict(last.window), history=last.prompts, on_close=keep)
+
+
+@contextlib.contextmanager
+def _source_maker() -> Iterator[MakeSource]:
+    """What makes the sources of a run, which it must outlive. On the main thread."""
+    if sys.platform != "linux" or not _is_wayland():
+        yield lambda spec, loop: open_source(spec, loop=loop)
+        return
+    from gui.run import make_application
+    from gui.screen_capture import QtScreenSource, ScreenDesk
+
+    # The first source may be a screen, and is opened before the window is there.
+    application = make_application(assets_dir())
+
+    def make(spec: str, loop: bool) -> Source:
+        kind, colon, words = spec.partition(":")
+        if kind != "screen" or (colon and not words):
+            return open_source(spec, loop=loop)
+        return QtScreenSource(desk, name=spec, number=_screen_number(spec, words))
+
+    with contextlib.closing(ScreenDesk(application)) as desk:
+        yield make
+
+
+def _is_wayland() -> bool:
+    try:
+        from sdv2live.capture.screen import is_wayland
+    except ImportError:  # no mss: `open_source` says so
+        return False
+    return is_wayland(os.environ)
+
+
+def _screen_number(spec: str, words: str) -> int | None:
+    """Raises UserError for what cannot be had of a desktop that asks."""
+    from sdv2live.capture.screen import parsed_words
+
+    number, part = parsed_words(words)
+    if part is not None:
+        raise UserError(
+            f"The source {spec} cannot be had in a Wayland session, where the desktop asks which screen is shown: "
+            "choose screen, and answer it."
+        )
+    return number
 
 
 def _outputs(options: argparse.Namespace, registry: Registry) -> list[Output]:

@@ -1,8 +1,8 @@
 """Captures the screen with mss: the sources `screen`, `screen:N` and `screen:X,Y,WxH`. Owns: regions and their pace.
 
 A screen has no frames of its own, so the picture is taken when the clock says so. X11, Windows and macOS; a Wayland
-session shows its screens to a window only, and gets a sentence. mss wants one object for each thread, so everything
-but `list_screens` runs on the capture thread.
+session shows its screens to a window only: that is `gui`'s, and here a sentence. mss wants one object for each thread,
+so everything but `list_screens` runs on the capture thread.
 """
 
 from __future__ import annotations
@@ -218,12 +218,21 @@ def disconnect(grabber: mss.MSS) -> None:
         grabber.close()
 
 
+def is_wayland(environ: Mapping[str, str]) -> bool:
+    """Whether mss would see nothing but what X11 programs draw, or black.
+
+    A session that was begun by hand in a text console is known by its socket alone.
+    """
+    kind = environ.get("XDG_SESSION_TYPE", "").lower()
+    return kind == "wayland" or (kind != "x11" and bool(environ.get("WAYLAND_DISPLAY")))
+
+
 def check_session(environ: Mapping[str, str]) -> None:
     """Raise a UserError where mss would see nothing, or black."""
-    if environ.get("XDG_SESSION_TYPE", "").lower() == "wayland":
+    if is_wayland(environ):
         raise UserError(
-            "This Wayland session shows its screens to no program that asks as sdv2live does: choose an Xorg session "
-            "when you log in, or choose another source."
+            "This Wayland session shows its screens to a window only: start sdv2live without --headless, choose an "
+            "Xorg session when you log in, or choose another source."
         )
     if not environ.get("DISPLAY"):
         raise UserError(

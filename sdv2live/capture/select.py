@@ -6,6 +6,8 @@ Knows every kind of source, opens none. Runs on whichever thread composes the ap
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -94,8 +96,10 @@ def _camera_choices() -> list[SourceChoice]:
 
 
 def _screen_choices() -> list[SourceChoice]:
-    from sdv2live.capture.screen import list_screens
+    from sdv2live.capture.screen import is_wayland, list_screens
 
+    if sys.platform == "linux" and is_wayland(os.environ):
+        return [SourceChoice("screen", "Screen (the desktop asks which)")]
     return [
         SourceChoice(f"screen:{screen.number}", f"{screen.name}, {screen.region.width}x{screen.region.height}")
         for screen in list_screens()

@@ -223,8 +223,11 @@ def test_it_can_be_stopped_while_it_waits(display: Display) -> None:
 
 
 def test_a_session_without_screens_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="This Wayland session shows its screens to no program"):
+    with pytest.raises(UserError, match="This Wayland session shows its screens to a window only"):
         check_session({"XDG_SESSION_TYPE": "wayland", "DISPLAY": ":0"})
+    with pytest.raises(UserError, match="without --headless"):
+        check_session({"XDG_SESSION_TYPE": "tty", "WAYLAND_DISPLAY": "wayland-1", "DISPLAY": ":0"})
+    check_session({"XDG_SESSION_TYPE": "x11", "WAYLAND_DISPLAY": "of-a-nested-one", "DISPLAY": ":0"})
     with pytest.raises(UserError, match="because DISPLAY is not set"):
         check_session({})
     check_session({"DISPLAY": ":0"})
