@@ -5,8 +5,10 @@ The window sets parameters and reads a status; it never waits for the app and th
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from PySide6.QtCore import QObject, Qt, Signal
@@ -16,6 +18,8 @@ from sdv2live.parameters import Value
 from sdv2live.queues import LatestSlot
 from sdv2live.registry import Change, Registry
 from sdv2live.status import LiveStatus
+
+log = logging.getLogger(__name__)
 
 
 class SourceChoice(Protocol):
@@ -99,32 +103,47 @@ class Knobs(QObject):
 
 
 class Background(QObject):
-    """Work off the GUI thread: `run(work, then)` calls then(result) back on it. One piece of work at a time."""
+    """Work off the GUI thread: `run(work, then)` calls then(result) back on it. One piece of work at a time.
 
-    _done = Signal(object, object)
+    Of what is asked for meanwhile, the last is done afterwards. Work that fails is logged, and then is not called.
+    """
+
+    _done = Signal(object)
 
     def __init__(self) -> None:
         super().__init__()
         self._done.connect(self._finish, Qt.ConnectionType.QueuedConnection)
         self._thread: threading.Thread | None = None
+        self._next: tuple[Callable[[], object], Callable[[object], None]] | None = None
 
     @property
     def is_busy(self) -> bool:
         return self._thread is not None
 
     def run(self, work: Callable[[], object], then: Callable[[object], None]) -> None:
-        """Nothing happens while earlier work is not yet done."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, args=(work, then), name="window work", daemon=True)
-            self._thread.start()
+        if self._thread is not None:
+            self._next = (work, then)
+            return
+        self._thread = threading.Thread(target=self._work, args=(work, then), name="window work", daemon=True)
+        self._thread.start()
 
     def wait(self, timeout_s: float) -> None:
         if self._thread is not None:
             self._thread.join(timeout_s)
 
     def _work(self, work: Callable[[], object], then: Callable[[object], None]) -> None:
-        self._done.emit(work(), then)
+        finish: Callable[[], object] | None = None
+        try:
+            finish = partial(then, work())
+        except Exception:  # a thread's top
+            log.exception("the window: work in the background failed")
+        finally:
+            self._done.emit(finish)
 
-    def _finish(self, result: object, then: Callable[[object], None]) -> None:
+    def _finish(self, finish: Callable[[], object] | None) -> None:
         self._thread = None
-        then(result)
+        waiting, self._next = self._next, None
+        if waiting is not None:
+            self.run(*waiting)
+        if finish is not None:
+            finish()

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from PySide6.QtCore import QByteArray, Qt, QTimer, QUrl
-from PySide6.QtGui import QAction, QCloseEvent, QDesktopServices, QKeySequence, QShortcut, QShowEvent
+from PySide6.QtCore import QByteArray, QEvent, QObject, Qt, QTimer
+from PySide6.QtGui import QAction, QCloseEvent, QKeyEvent, QKeySequence, QShortcut, QShowEvent
 from PySide6.QtWidgets import (
+    QApplication,
     QHBoxLayout,
     QLabel,
     QMainWindow,
@@ -70,12 +71,17 @@ class MainWindow(QMainWindow):
         self.setStatusBar(self.status_line)
         self.undo = Undo(self.knobs)
         self._recorded: object = None
+        self._was_maximised = False
         left = QWidget()
         left_layout = QVBoxLayout(left)
         left_layout.setContentsMargins(10, 10, 4, 6)
-        left_layout.addLayout(self._views())
+        self._bars = [QWidget(), QWidget()]
+        for bar, line in zip(self._bars, (self._views(), self._transport()), strict=True):
+            line.setContentsMargins(0, 0, 0, 0)
+            bar.setLayout(line)
+        left_layout.addWidget(self._bars[0])
         left_layout.addWidget(self.preview, 1)
-        left_layout.addLayout(self._transport())
+        left_layout.addWidget(self._bars[1])
         self.splitter = QSplitter(Qt.Orientation.Horizontal)
         self.splitter.addWidget(left)
         self.splitter.addWidget(self.panel)
@@ -97,6 +103,9 @@ class MainWindow(QMainWindow):
         self.preview.double_clicked.connect(self.toggle_full_screen)
         self._add_keys()
         self._follow({name for name, *_ in SWITCHES} | {"stream.running"})
+        application = QApplication.instance()
+        if application is not None:
+            application.installEventFilter(self)
         self._pulse = QTimer(self)
         self._pulse.timeout.connect(self.beat)
         self._pulse.start(PULSE_MS)
@@ -205,7 +214,7 @@ class MainWindow(QMainWindow):
             self._on_over()
 
     def window_state(self) -> dict[str, bytes]:
-        """Size, place and what was unfolded, for the next start."""
+        """Size, place and what was unfolded, for the next start. Full screen is for a show and not kept."""
         unfolded = [name for name, fold in self.panel.folds.items() if fold.isChecked()]
         return {
             "geometry": bytes(self.saveGeometry().data()),
@@ -263,13 +272,15 @@ class MainWindow(QMainWindow):
         self._recorded = path
 
     def _show_alone(self, is_alone: bool) -> None:
-        for part in (self.panel, self.status_line):
+        for part in (self.panel, self.status_line, *self._bars):
             part.setVisible(not is_alone)
-        for button in (*self.view_buttons.values(), *self.switches.values(), self.start_button):
-            button.setVisible(not is_alone)
+        self.notice.keep_quiet(is_alone)
         self._escape.setEnabled(is_alone)
         if is_alone:
+            self._was_maximised = self.isMaximized()
             self.showFullScreen()
+        elif self._was_maximised:
+            self.showMaximized()
         else:
             self.showNormal()
 
@@ -277,5 +288,14 @@ class MainWindow(QMainWindow):
         if self.isFullScreen():
             self._show_alone(False)
 
-    def open_folder(self, path: str) -> None:
-        QDesktopServices.openUrl(QUrl.fromLocalFile(path))
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """The keys that save a show work while a dialog is open, too."""
+        if event.type() == QEvent.Type.KeyPress and QApplication.activeModalWidget() is not None:
+            assert isinstance(event, QKeyEvent)
+            name = {Qt.Key.Key_F6: "output.bypass", Qt.Key.Key_F7: "output.freeze", Qt.Key.Key_F8: "output.panic"}.get(
+                Qt.Key(event.key())
+            )
+            if name is not None and not event.isAutoRepeat():
+                self.knobs.set(name, not self.knobs.registry.get(name))
+                return True
+        return super().eventFilter(watched, event)

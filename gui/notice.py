@@ -19,6 +19,7 @@ class Notice(QFrame):
         self._held: tuple[str, ...] = ()
         self._hidden: tuple[str, ...] = ()
         self._told = ""
+        self._is_quiet = False
         self._label = QLabel()
         self._label.setWordWrap(True)
         self._label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -48,6 +49,11 @@ class Notice(QFrame):
             self._held, self._hidden = tuple(problems), tuple(p for p in self._hidden if p in problems)
             self._show()
 
+    def keep_quiet(self, is_quiet: bool) -> None:
+        """Nothing is shown meanwhile: the picture alone is on the screen."""
+        self._is_quiet = is_quiet
+        self._show()
+
     def tell(self, sentence: str) -> None:
         self._told = sentence
         self._timer.start(PASSING_MS)
@@ -64,7 +70,7 @@ class Notice(QFrame):
     def _show(self) -> None:
         lines = [*([self._told] if self._told else []), *(p for p in self._held if p not in self._hidden)]
         self._label.setText("\n".join(_sentence(line) for line in lines))
-        self.setVisible(bool(lines))
+        self.setVisible(bool(lines) and not self._is_quiet)
 
 
 def _sentence(words: str) -> str:

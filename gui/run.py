@@ -12,11 +12,14 @@ from PySide6.QtCore import Qt, QTimer, qInstallMessageHandler
 from PySide6.QtGui import QGuiApplication, QIcon
 from PySide6.QtWidgets import QApplication
 
-from gui.live import Live
+from gui.live import Background, Live
 from gui.main_window import MainWindow
 from gui.theme import apply_theme
 
 log = logging.getLogger(__name__)
+
+KEEP_MS = 5000
+Keep = Callable[[dict[str, bytes], list[str]], None]
 
 
 def make_application(assets: Path) -> QApplication:
@@ -37,15 +40,42 @@ def make_application(assets: Path) -> QApplication:
     return application
 
 
+class _Keeper:
+    """Keeps the session now and then: whatever ends the process, little is lost."""
+
+    def __init__(self, window: MainWindow, keep: Keep) -> None:
+        self._window, self._keep = window, keep
+        self._kept = window.knobs.registry.snapshot().version
+        self._background = Background()
+        self._timer = QTimer()
+        self._timer.timeout.connect(self._look)
+        self._timer.start(KEEP_MS)
+
+    def stop(self) -> None:
+        self._timer.stop()
+        self._background.wait(5.0)
+
+    def _look(self) -> None:
+        version = self._window.knobs.registry.snapshot().version
+        if version == self._kept or self._window.isFullScreen():
+            return
+        self._kept = version
+        state, prompts = self._window.window_state(), self._window.panel.prompt.history
+        self._background.run(lambda: self._keep(state, prompts), lambda _: None)
+
+
 def drive(
     live: Live,
     *,
     assets: Path,
     state: Mapping[str, bytes],
     history: Sequence[str],
-    on_close: Callable[[dict[str, bytes], list[str]], None],
+    on_close: Keep,
 ) -> None:
-    """Show the window until it is closed or the run is over. on_close(window state, prompts) is called at its end."""
+    """Show the window until it is closed or the run is over.
+
+    on_close(window state, prompts) is called at its end, and, on another thread, some time after a change.
+    """
     application = make_application(assets)
     window = MainWindow(live, on_over=application.quit)
     window.restore_window(state)
@@ -62,8 +92,12 @@ def drive(
         window.notice.tell(f"Something failed that should not ({kind.__name__}: {error}): see the log.")
 
     sys.excepthook = on_error
+    keeper = _Keeper(window, on_close)
     try:
         application.exec()
+        keeper.stop()
+        if window.isFullScreen():
+            window.toggle_full_screen()
         on_close(window.window_state(), window.panel.prompt.history)
     finally:
         sys.excepthook = old_hook

@@ -65,8 +65,9 @@ class SourcePicker(QWidget):
             framing.addWidget(control, 0 if name == "source.mirror" else 1)
         layout.addLayout(framing, 2, 0, 1, 2)
         self._labels: dict[str, str] = {}
+        self._playing = str(knobs.registry.get("source.name") or "clip")
         knobs.changed.connect(self._follow)
-        self._fill([])
+        self._fill()
 
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
@@ -77,6 +78,9 @@ class SourcePicker(QWidget):
         self._background.run(lambda: list(self._live.list_sources()), self._listed)
 
     def show_status(self, source: SourceLine) -> None:
+        if source.spec != self._playing:
+            self._playing = source.spec
+            self._fill()
         words = f"{source.state}"
         if source.state == "running":
             words = f"{source.size_wh[0]}x{source.size_wh[1]}, {source.fps:.1f} fps"
@@ -90,11 +94,18 @@ class SourcePicker(QWidget):
     def _listed(self, choices: object) -> None:
         assert isinstance(choices, list)
         self._labels = {choice.spec: choice.label for choice in choices}
-        self._fill(choices)
+        view = self._box.view()
+        if view is not None and view.isVisible():
+            # Somebody is choosing: what is new joins at the end, and nothing moves under the hand.
+            for spec, label in self._labels.items():
+                if self._box.findData(spec) < 0:
+                    self._box.addItem(label, spec)
+        else:
+            self._fill()
 
-    def _fill(self, choices: list[object]) -> None:
+    def _fill(self) -> None:
         """What there is, and what plays even where it is not in the list."""
-        held = str(self._knobs.registry.get("source.name") or "clip")
+        held = self._playing
         self._box.blockSignals(True)
         self._box.clear()
         for spec, label in self._labels.items():
@@ -115,7 +126,8 @@ class SourcePicker(QWidget):
 
     def _follow(self, names: set[str]) -> None:
         if "source.name" in names:
-            self._fill([])
+            self._playing = str(self._knobs.registry.get("source.name") or self._playing)
+            self._fill()
 
 
 class _OpeningCombo(QComboBox):

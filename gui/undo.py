@@ -12,7 +12,8 @@ from sdv2live.registry import Change
 KEPT = 100
 ONE_MOVE_S = 1.0
 OWN = ("gui", "preset")
-NOT_UNDONE = ("output.panic", "output.camera", "output.record", "stream.running", "source.name")
+# What is switched on stage, and what acts only when an engine starts.
+NOT_UNDONE = ("output.panic", "output.camera", "output.record", "stream.", "source.name", "engine.")
 
 
 @dataclass(slots=True)
@@ -34,6 +35,8 @@ class Undo:
         knobs.registry.subscribe(self._note)
 
     def undo(self) -> None:
+        while self._past and self._past[-1].before == self._past[-1].after:
+            self._past.pop()  # a knob that was moved and put back
         if self._past:
             step = self._past.pop()
             self._apply(step.before)
@@ -48,14 +51,16 @@ class Undo:
     def _note(self, change: Change) -> None:
         # On the setter's thread: what the user does here is done on the GUI thread, and only that is kept.
         table = self._knobs.registry.table
-        names = [n for n in change.values if n not in NOT_UNDONE and table[n].kind is not Kind.TRIGGER]
+        names = [n for n in change.values if not n.startswith(NOT_UNDONE) and table[n].kind is not Kind.TRIGGER]
         before = {name: self._held[name] for name in names}
         self._held.update(change.values)
         if self._is_ours or change.origin not in OWN or not names:
             return
         now_s = time.monotonic()
         last = self._past[-1] if self._past else None
-        if last is not None and last.after.keys() == set(names) and now_s - last.at_s < ONE_MOVE_S:
+        is_one_knob = change.origin == "gui" and all(table[name].kind in (Kind.FLOAT, Kind.INT) for name in names)
+        is_same_knob = last is not None and last.after.keys() == set(names) and now_s - last.at_s < ONE_MOVE_S
+        if last is not None and is_one_knob and is_same_knob:
             last.after.update({name: change.values[name] for name in names})
             last.at_s = now_s
         else:

@@ -30,11 +30,12 @@ from sdv2live.capture.select import SourceChoice, list_sources, open_source
 from sdv2live.chunker import Chunker
 from sdv2live.clock import Clock, MonotonicClock
 from sdv2live.engine.base import EngineSpec
+from sdv2live.engine.catalogue import traits_of
 from sdv2live.engine.client import EngineClient
-from sdv2live.errors import UserError
+from sdv2live.errors import UserError, one_line
 from sdv2live.filters import parse_chain, size_after
 from sdv2live.frames import Shown
-from sdv2live.parameters import TABLE, Kind
+from sdv2live.parameters import TABLE, Kind, Value
 from sdv2live.paths import assets_dir, recordings_dir
 from sdv2live.presenter import Presenter
 from sdv2live.presets import apply_preset
@@ -61,7 +62,8 @@ class LiveOptions:
     """What a live run needs beside the registry. seconds: from the first picture; None: until stopped.
 
     make_source: what a source's spelling means, given whether a file is played over and over. waits_for_source: the
-    run ends where the first source cannot be opened; without it, the run begins with a card and goes on.
+    run ends where the first source cannot be opened; without it, the clip plays until it can. first_source: where
+    nobody named one.
     """
 
     outputs: Sequence[Output]
@@ -72,6 +74,7 @@ class LiveOptions:
     policy: RestartPolicy | None = None
     make_source: Callable[[str, bool], Source] = lambda spec, loop: open_source(spec, loop=loop)
     waits_for_source: bool = True
+    first_source: str = "clip"
 
 
 class LiveApp:
@@ -93,6 +96,8 @@ class LiveApp:
         self.spec = options.spec
         self._plays, self._wake = threading.Event(), threading.Event()
         self._source_problem, self._source_problem_s = "", 0.0
+        self._last_source: str | None = None
+        self._good_values: dict[str, Value] = {}
         self.sources = SourceSwitch(
             self._make_source,
             self.clock,
@@ -100,6 +105,7 @@ class LiveApp:
             wake=self._wake,
             on_playing=self._on_playing,
             on_refused=self._on_refused,
+            fallback="" if options.waits_for_source else "clip",
         )
         self.supervisor = Supervisor(self._start_engine, self.clock, options.policy)
         self.presenter = Presenter(
@@ -124,6 +130,7 @@ class LiveApp:
             wake=self._wake,
             has_source_ended=self._has_source_ended,
             before_start=self._before_engine_start,
+            go_back=self._go_back,
             on_ready=self._on_ready,
         )
         self.osc: OscServer | None = None
@@ -170,7 +177,7 @@ class LiveApp:
             self._stack.callback(self.osc.stop)
         # The source before the outputs: a mistyped source must not have touched a file that is written to.
         self._stack.callback(self.sources.stop)
-        source = str(self.registry.get("source.name") or "clip")
+        source = self._wanted_source()
         if self.options.waits_for_source:
             self.sources.open(source)
         else:
@@ -191,11 +198,16 @@ class LiveApp:
         """From whichever thread set something: have it done, and never wait for it."""
         names = set(change.values)
         if change.origin != ORIGIN and names & {"source.name", "source.loop", "stream.running"}:
-            is_on = self.registry.get("stream.running")
-            self.sources.request(str(self.registry.get("source.name") or "clip") if is_on else None)
+            self.sources.request(self._wanted_source() if self.registry.get("stream.running") else None)
         for name in names & {"output.camera", "output.record"}:
             self._switch_output(name)
+        for name, output in (("camera.device", "output.camera"), ("record.folder", "output.record")):
+            if name in names and self.registry.get(output):
+                self._switch_output(output)
         self._wake.set()
+
+    def _wanted_source(self) -> str:
+        return str(self.registry.get("source.name") or self.options.first_source)
 
     def _switch_output(self, name: str) -> None:
         make = {"output.camera": self._make_camera, "output.record": self._make_recorder}[name]
@@ -206,12 +218,13 @@ class LiveApp:
         return make_output(f"camera:{device}" if device else "camera")
 
     def _make_recorder(self) -> Output:
-        folder = Path(str(self.registry.get("record.folder")) or recordings_dir()).expanduser()
+        folder = Path(str(self.registry.get("record.folder")) or recordings_dir())
         try:
+            folder = folder.expanduser()
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise UserError(
-                f"Recordings cannot go to {folder} ({error.strerror}): choose another folder with --record-folder."
+                f"Recordings cannot go to {folder} ({one_line(error)}): set record.folder to another folder."
             ) from error
         return make_output(f"file:{folder / time.strftime('sdv2live %Y-%m-%d %H.%M.%S.mp4')}")
 
@@ -219,19 +232,18 @@ class LiveApp:
         return self.options.make_source(spec, bool(self.registry.get("source.loop")))
 
     def _on_playing(self, playing: Playing) -> None:
-        self._source_problem = ""
-        if self.registry.get("source.name") != playing.spec:
-            self.registry.set("source.name", playing.spec, origin=ORIGIN)
+        self._source_problem, self._last_source = "", playing.spec
 
     def _on_refused(self, spec: str, sentence: str) -> None:
-        """The source that plays goes on, and the table says so; where none does, the clip takes its place."""
-        playing = self.sources.playing
-        if playing is None and spec != "clip":
-            sentence = f"{sentence} The clip plays meanwhile."
-            self.sources.request("clip")
-        elif playing is not None:
-            self.registry.set("source.name", playing.spec, origin=ORIGIN)
+        """What plays goes on, and the table says so again; where nothing did, the clip plays meanwhile."""
         self._source_problem, self._source_problem_s = sentence, self.clock.now_s()
+        if self.sources.is_on_fallback:
+            self._source_problem += " The clip plays meanwhile."
+        elif self.registry.get("source.name") == spec:
+            if self._last_source is None:
+                self.registry.reset(["source.name"], origin=ORIGIN)
+            else:
+                self.registry.set("source.name", self._last_source, origin=ORIGIN)
 
     def _picture_size(self) -> tuple[int, int]:
         # Larger where the picture is enlarged from the start; a chain that is set later keeps the size.
@@ -251,6 +263,15 @@ class LiveApp:
         self.spec = engine_spec(self.registry)
         self.presenter.show_at(self._picture_size(), self._label())
 
+    def _go_back(self, reason: str) -> bool:
+        """From the session's thread: the engine that was asked for cannot be; -> whether the one before can."""
+        if not self._good_values:
+            return False
+        self._source_problem = f"The engine: {reason} The one before goes on."
+        self._source_problem_s = self.clock.now_s()
+        self.registry.set_many(self._good_values.items(), origin=ORIGIN)
+        return True
+
     def _start_engine(self, first_epoch: int) -> EngineClient:
         texts = [text for text, weight in settings_of(self.registry.snapshot()).mix if weight > 0]
         return EngineClient(
@@ -265,6 +286,10 @@ class LiveApp:
     def _on_ready(self) -> None:
         """From the session's thread: an engine can take chunks, so a file may begin to play."""
         self._ready_s = self._ready_s or self.clock.now_s()
+        brought = traits_of(self.spec).defaults
+        values = self.registry.snapshot().values
+        names = [name for name in values if name.startswith("engine.") or name in brought]
+        self._good_values = {n: values[n] for n in names if values[n] is not None and TABLE[n].kind is not Kind.TRIGGER}
         self._plays.set()
 
     def _has_source_ended(self) -> bool:
@@ -388,7 +413,7 @@ class LiveApp:
         source, ages, chunks = self.sources.status, presenter.age_ms.newest(16), session.chunk_ms.newest(8)
         outputs = [_line(status) for status in self.rack.statuses]
         # Another source plays on: what was refused is said for a while and not for ever.
-        is_refusal_new = now_s - self._source_problem_s < REFUSAL_SAID_S
+        is_refusal_new = now_s - self._source_problem_s < REFUSAL_SAID_S or self.sources.is_on_fallback
         problems = [
             self._source_problem if is_refusal_new else "",
             source.reason if source.state in ("stalled", "failed") else "",
@@ -402,7 +427,7 @@ class LiveApp:
             device=supervisor.device,
             size_wh=self.spec.size_wh,
             source=SourceLine(
-                str(self.registry.get("source.name") or "clip"),
+                self.sources.playing.spec if self.sources.playing is not None else self._wanted_source(),
                 source.name,
                 source.state,
                 source.reason,

@@ -47,7 +47,8 @@ class Session:
     """One stream, from the newest frames of the source that plays to pictures at the presenter.
 
     before_start() is called on this thread before an engine is started on request, and raises UserError where none
-    can be; on_ready() when one can take chunks.
+    can be; go_back(reason) puts the settings of the engine before in force again, where there was one that worked;
+    on_ready() is called when one can take chunks.
     """
 
     def __init__(
@@ -62,12 +63,14 @@ class Session:
         wake: threading.Event,
         has_source_ended: Callable[[], bool],
         before_start: Callable[[], None] = lambda: None,
+        go_back: Callable[[str], bool] = lambda reason: False,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self._registry, self._playing, self._supervisor = registry, playing, supervisor
         self._presenter, self._chunker, self._clock = presenter, chunker, clock
         self._wake, self._has_source_ended = wake, has_source_ended
-        self._before_start, self._on_ready = before_start, on_ready
+        self._before_start, self._go_back, self._on_ready = before_start, go_back, on_ready
+        self._is_trial = False  # an engine started on request, in place of one that worked
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="session", daemon=True)
         self._sent: dict[int, _Sent] = {}
@@ -157,6 +160,7 @@ class Session:
             self._engine_seen = engine
             if self._playing_seen is not None:
                 self._playing_seen.ring.clear()
+            self._is_trial = False
             self._on_ready()
         if engine.epoch != self._epoch_seen:
             self._epoch_seen = engine.epoch
@@ -184,19 +188,30 @@ class Session:
         """Start, stop and restart the engine as asked for; -> whether it is to run."""
         restarts, is_on = self._registry.get("engine.restart"), bool(self._registry.get("stream.running"))
         is_stopped = self._supervisor.state is State.STOPPED
-        if is_on and (is_stopped or restarts != self._restarts_seen):
-            self._stop_engine()
-            try:
-                self._before_start()
-            except UserError as error:
-                self._supervisor.refuse(one_line(error))
-            else:
-                self._supervisor.start_anew()
+        if is_on and self._is_trial and self._supervisor.state is State.FAILED:
+            self._is_trial = False
+            if self._go_back(self._supervisor.reason):
+                self._start_engine(is_trial=False)
+        elif is_on and (is_stopped or restarts != self._restarts_seen):
+            self._start_engine(is_trial=True)
         elif not is_on and not is_stopped:
             self._stop_engine()
             self.newest_frame = None
         self._restarts_seen = restarts
         return is_on
+
+    def _start_engine(self, *, is_trial: bool) -> None:
+        """Start one as the parameters say; where they make none, what runs is left alone."""
+        try:
+            self._before_start()
+        except UserError as error:
+            reason = one_line(error)
+            if not (self._supervisor.engine is not None and self._go_back(reason)):
+                self._supervisor.refuse(reason)
+            return
+        self._stop_engine()
+        self._is_trial = is_trial
+        self._supervisor.start_anew()
 
     def _stop_engine(self) -> None:
         self._supervisor.stop()

@@ -22,6 +22,7 @@ from sdv2live.queues import FrameRing
 log = logging.getLogger(__name__)
 
 OPEN_TIMEOUT_S = 30.0
+AGAIN_S = 5.0
 NOTHING = CaptureStatus("none", "closed", "", 0, 0, 0.0, (0, 0), 0)
 
 
@@ -39,9 +40,11 @@ class Playing:
 class SourceSwitch:
     """One source at a time.
 
-    make(spec) -> a source that is not yet open. plays: held until an engine can take frames (see CaptureThread).
+    fallback: what plays where nothing else can be opened; what was asked for is tried again every few seconds then, and
+    takes over once it is there. make(spec) -> a source that is not yet open. plays: held until an engine can take
+    frames (see CaptureThread).
     on_playing(playing) and on_refused(spec, sentence) are called on the thread `source switch`, or, by `open`, on the
-    caller's.
+    caller's; the fallback is not told as playing.
     """
 
     def __init__(
@@ -53,10 +56,13 @@ class SourceSwitch:
         wake: threading.Event,
         on_playing: Callable[[Playing], None],
         on_refused: Callable[[str, str], None],
+        fallback: str = "",
     ) -> None:
         self._make, self._clock, self._plays, self._wake = make, clock, plays, wake
         self._on_playing, self._on_refused = on_playing, on_refused
         self._asked = threading.Condition()
+        self._fallback = fallback
+        self._again: tuple[str, str] | None = None  # what is tried again, and why it was refused
         self._wish: str | None = None
         self._has_wish = self._is_stopped = False
         self._thread = threading.Thread(target=self._run, name="source switch", daemon=True)
@@ -67,6 +73,7 @@ class SourceSwitch:
         """Open the first source, waiting for it. Raises UserError."""
         playing = self._opened(spec)
         self._replace(playing)
+        self._on_playing(playing)
         return playing.info
 
     def start(self) -> None:
@@ -88,6 +95,10 @@ class SourceSwitch:
         self._close()
 
     @property
+    def is_on_fallback(self) -> bool:
+        return self._again is not None
+
+    @property
     def status(self) -> CaptureStatus:
         playing = self.playing
         return playing.capture.status if playing is not None else NOTHING
@@ -106,9 +117,14 @@ class SourceSwitch:
     def _run(self) -> None:
         while True:
             with self._asked:
-                self._asked.wait_for(lambda: self._has_wish or self._is_stopped)
+                pause_s = AGAIN_S if self._again is not None else None
+                self._asked.wait_for(lambda: self._has_wish or self._is_stopped, pause_s)
                 if self._is_stopped:
                     return
+                if self._has_wish:
+                    self._again = None
+                elif self._again is not None:
+                    self._wish = self._again[0]
                 spec, self._wish, self._has_wish = self._wish, None, False
             try:
                 self._go_to(spec)
@@ -125,14 +141,26 @@ class SourceSwitch:
         try:
             playing = self._opened(spec)
         except UserError as error:
-            sentence = one_line(error)
-            log.error("%s", sentence)
-            self._on_refused(spec, sentence)
+            self._refuse(spec, one_line(error))
             return
-        if self._is_stopped:
+        if self._is_stopped or self._has_wish:  # it took long, and something else is wanted by now
             playing.capture.stop()
             return
+        self._again = None
         self._replace(playing)
+        self._on_playing(playing)
+
+    def _refuse(self, spec: str, sentence: str) -> None:
+        is_news = self._again != (spec, sentence)
+        if is_news:
+            log.error("%s", sentence)
+        is_alone = self.playing is None or self._again is not None
+        if is_alone and self._fallback and spec != self._fallback and not self._has_wish:
+            if self.playing is None:
+                self._replace(self._opened(self._fallback))
+            self._again = (spec, sentence)
+        if is_news:
+            self._on_refused(spec, sentence)
 
     def _opened(self, spec: str) -> Playing:
         source = self._make(spec)
@@ -150,7 +178,6 @@ class SourceSwitch:
     def _replace(self, playing: Playing) -> None:
         self._close()
         self.playing = playing
-        self._on_playing(playing)
         self._wake.set()
 
     def _close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import importlib
 import importlib.util
 import logging
 import os
@@ -19,8 +20,8 @@ from bridges.base import Output
 from bridges.select import make_output
 from sdv2live.app import LiveApp, LiveOptions, run_live
 from sdv2live.capture.base import Source
-from sdv2live.capture.select import list_sources, open_source
-from sdv2live.errors import UserError
+from sdv2live.capture.select import open_source
+from sdv2live.errors import UserError, one_line
 from sdv2live.last_session import LastSession, load_session, save_session
 from sdv2live.one_instance import take_instance_lock
 from sdv2live.paths import assets_dir
@@ -46,8 +47,6 @@ def run_window(options: argparse.Namespace, make_registry: MakeRegistry) -> int:
         last = load_session()
         registry, given = make_registry(options, last)
         outputs = _outputs(options, registry)
-        if not registry.is_user_set("source.name"):
-            registry.set("source.name", _first_source(), origin="app")
         with _source_maker() as make_source:
             return run_live(
                 registry,
@@ -59,6 +58,7 @@ def run_window(options: argparse.Namespace, make_registry: MakeRegistry) -> int:
                     osc_port_is_asked="osc.port" in given,
                     make_source=make_source,
                     waits_for_source=False,
+                    first_source="camera",
                 ),
                 lambda app: _drive(app, last),
             )
@@ -131,24 +131,43 @@ def _outputs(options: argparse.Namespace, registry: Registry) -> list[Output]:
     return outputs
 
 
-def _first_source() -> str:
-    """The first camera; without one the clip."""
-    return next((choice.spec for choice in list_sources() if choice.spec.startswith("camera")), "clip")
-
-
 def _check_qt() -> None:
     """Say what is missing while there is still somebody to say it."""
     if importlib.util.find_spec("PySide6") is None:
         raise UserError("The window needs PySide6: run `pip install PySide6-Essentials`, or start with --headless.")
+    try:
+        importlib.import_module("PySide6.QtWidgets")
+    except ImportError as error:
+        raise UserError(
+            f"The window cannot be made ({one_line(error)}): install the library that is named, on Debian and Ubuntu "
+            "with `sudo apt install libegl1 libgl1 libfontconfig1 libdbus-1-3`, or start with --headless."
+        ) from error
     platform = os.environ.get("QT_QPA_PLATFORM", "")
     if sys.platform != "linux" or platform not in ("", "xcb") or os.environ.get("WAYLAND_DISPLAY"):
         return
+    if not _display_answers():
+        raise UserError(
+            f"The display {os.environ.get('DISPLAY')} does not answer: start sdv2live on a desktop, or with --headless."
+        )
     missing = [package for library, package in _X11_LIBRARIES.items() if not _loads(library)]
     if missing:
         raise UserError(
             f"The window needs {' and '.join(missing)}: run `sudo apt install {' '.join(missing)}` (or what your "
             "system calls it), or start with --headless."
         )
+
+
+def _display_answers() -> bool:
+    """Whether there is an X server: Qt would end the process without a word."""
+    try:
+        xcb = ctypes.CDLL("libxcb.so.1")
+    except OSError:
+        return True  # Qt brings what it needs, or says what it lacks
+    xcb.xcb_connect.restype = ctypes.c_void_p
+    connection = ctypes.c_void_p(xcb.xcb_connect(None, None))
+    has_failed = bool(xcb.xcb_connection_has_error(connection))
+    xcb.xcb_disconnect(connection)
+    return not has_failed
 
 
 def _loads(library: str) -> bool:

@@ -58,7 +58,7 @@ class ThreadGovernor:
         if free_cores is None or now_s < self._not_before_s:
             return
         if free_cores < self.threads - TAKEN_CORES and self.threads > 1:
-            self._try(max(1, min(self.threads - 1, int(free_cores))))
+            self._try(max(1, min(self.threads - 1, int(free_cores + 0.25))))
         elif free_cores > self.threads + FREE_CORES and self.threads < self._most:
             self._try(self.threads + 1)
 

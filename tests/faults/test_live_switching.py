@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,13 @@ import av
 import numpy as np
 import pytest
 
+from sdv2live import source_switch
 from sdv2live.app import LiveApp
+from sdv2live.capture.base import Source, SourceInfo
+from sdv2live.capture.test_pattern import PatternSource
+from sdv2live.clock import MonotonicClock
+from sdv2live.errors import UserError
+from sdv2live.source_switch import SourceSwitch
 from tests.faults.live import Watcher, live_app, until
 
 Running = tuple[LiveApp, Watcher]
@@ -62,8 +69,6 @@ def test_fifty_changes_of_source_leave_one_thread_and_a_running_stream(running: 
     app.registry.set("source.name", "clip", origin="test")
     until(lambda: app.sources.playing is not None and app.sources.playing.spec == "clip", "the last one plays")
     generated_more(app)
-    import threading
-
     captures = [thread for thread in threading.enumerate() if thread.name == "capture"]
     until(lambda: sum(thread.is_alive() for thread in captures) == 1, "one capture thread")
 
@@ -119,17 +124,27 @@ def test_the_engine_starts_again_with_what_was_set_meanwhile(running: Running) -
     assert watcher.newest.std() > 5, "a picture"
 
 
-def test_an_engine_that_cannot_be_built_says_why_and_another_can(running: Running) -> None:
+def test_an_engine_that_cannot_be_built_leaves_the_one_that_runs(running: Running) -> None:
     app, _ = running
+    engine = app.supervisor.engine
+    before = app.registry.get("engine.window_frames")
     app.registry.set_many([("engine.window_frames", 2), ("engine.sink_frames", 2)], origin="test")
     app.registry.set("engine.restart", 1, origin="test")
-    until(lambda: app.status().engine_state == "failed", "the refusal")
-    assert any("window" in problem for problem in app.status().problems)
-    assert not app.is_over(), "it goes on with a card"
-    app.registry.set_many([("engine.window_frames", 6), ("engine.sink_frames", 1)], origin="test")
-    app.registry.set("engine.restart", 1, origin="test")
+    until(lambda: any("window" in problem for problem in app.status().problems), "the refusal")
     generated_more(app)
-    assert app.status().problems == ()
+    assert app.supervisor.engine is engine and app.registry.get("engine.window_frames") in (before, 2)
+
+
+def test_an_engine_without_its_files_gives_way_to_the_one_before(running: Running, tmp_path: Path) -> None:
+    app, _ = running
+    app.registry.reset(["engine.window_frames", "engine.sink_frames"], origin="test")
+    size = app.registry.get("engine.size")
+    app.registry.set_many([("engine.name", "wan-1.3b"), ("engine.weights", str(tmp_path))], origin="test")
+    app.registry.set("engine.restart", 1, origin="test")
+    until(lambda: any("The one before goes on" in problem for problem in app.status().problems), "the way back")
+    until(lambda: app.status().engine_state == "running", "the engine before")
+    generated_more(app)
+    assert app.registry.get("engine.name") == "pocket" and app.registry.get("engine.size") == size
 
 
 def test_panic_shows_neither_camera_nor_effect(running: Running) -> None:
@@ -151,3 +166,72 @@ def test_a_mirror_and_a_turn_act_at_the_next_chunk(running: Running) -> None:
     for turns in ("90", "0"):
         app.registry.set_many([("source.rotate", turns), ("source.mirror", turns == "90")], origin="test")
         generated_more(app)
+
+
+class Slow(PatternSource):
+    """A camera that takes its time to say that it is in use."""
+
+    def __init__(self, opens: threading.Event) -> None:
+        super().__init__((64, 48))
+        self._opens = opens
+
+    def open(self) -> SourceInfo:
+        self._opens.wait(30)
+        raise UserError("The camera is in use by another program: close that one.")
+
+
+class Switching:
+    """A switch whose cameras are not there until they are said to be."""
+
+    def __init__(self) -> None:
+        self.opens, self.is_there = threading.Event(), False
+        self.refused: list[str] = []
+        self.switch = SourceSwitch(
+            self.make,
+            MonotonicClock(),
+            plays=threading.Event(),
+            wake=threading.Event(),
+            on_playing=lambda playing: None,
+            on_refused=lambda spec, sentence: self.refused.append(spec),
+            fallback="clip",
+        )
+
+    def make(self, spec: str) -> Source:
+        return Slow(self.opens) if spec == "camera" and not self.is_there else PatternSource((64, 48))
+
+    def plays(self, spec: str) -> bool:
+        playing = self.switch.playing
+        return playing is not None and playing.spec == spec
+
+
+@pytest.fixture
+def switching(monkeypatch: pytest.MonkeyPatch) -> Iterator[Switching]:
+    monkeypatch.setattr(source_switch, "AGAIN_S", 0.05)
+    switching = Switching()
+    switching.switch.start()
+    yield switching
+    switching.opens.set()
+    switching.switch.stop()
+
+
+def test_what_is_wanted_by_now_wins_over_what_failed_late(switching: Switching) -> None:
+    for wish in ("pattern", None):
+        switching.opens.clear()
+        switching.switch.request("camera")
+        until(lambda: not switching.switch._has_wish, "the camera is being opened")
+        switching.switch.request(wish)
+        switching.opens.set()
+        until(lambda w=wish: switching.plays("pattern") if w else switching.switch.playing is None, "the newer wish")
+        time.sleep(0.2)  # nothing else comes
+        assert switching.plays("pattern") if wish else switching.switch.playing is None
+
+
+def test_a_camera_that_comes_later_takes_over_from_the_clip(switching: Switching) -> None:
+    switching.opens.set()
+    switching.switch.request("camera")
+    until(lambda: switching.plays("clip") and switching.switch.is_on_fallback, "the clip meanwhile")
+    time.sleep(0.2)
+    assert switching.refused == ["camera"], "said once, and tried again in silence"
+    switching.is_there = True
+    until(lambda: switching.plays("camera"), "the camera")
+    assert not switching.switch.is_on_fallback

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PySide6.QtCore import QPoint, QPointF, Qt
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QApplication, QCheckBox, QComboBox, QLineEdit, QSlider, QSpinBox
+from PySide6.QtWidgets import QApplication, QCheckBox, QComboBox, QInputDialog, QLineEdit, QSlider, QSpinBox
 
 from gui.control_panel import PLACED, grouped
 from gui.controls import control_for, label_of
-from gui.live import Knobs
+from gui.live import Background, Knobs
 from gui.main_window import MainWindow
 from gui.noise_trace import NoiseTrace
 from gui.preview import Preview, View
@@ -409,3 +409,55 @@ def test_a_run_that_ends_by_itself_ends_the_window(
     assert over == [True]
     window.close()
     window.deleteLater()
+
+
+def test_two_refreshes_at_once_end_with_the_newer(application: QApplication) -> None:
+    background, first = Background(), threading.Event()
+    seen: list[object] = []
+    background.run(lambda: first.wait(20), seen.append)
+    background.run(lambda: 1 / 0, seen.append)
+    background.run(lambda: "newest", seen.append)
+    first.set()
+    wait_for(application, lambda: len(seen) == 2, "both")
+    assert seen == [True, "newest"]
+    background.run(lambda: 1 / 0, seen.append)
+    wait_for(application, lambda: not background.is_busy, "the failure is over")
+    background.run(lambda: "again", seen.append)
+    wait_for(application, lambda: seen[-1] == "again", "work goes on")
+
+
+def test_the_keys_that_save_a_show_work_in_a_dialog(
+    window: MainWindow, live: StillLive, application: QApplication
+) -> None:
+    dialog = QInputDialog(window)
+    dialog.setModal(True)
+    dialog.show()
+    wait_for(application, lambda: QApplication.activeModalWidget() is dialog, "the dialog")
+    QTest.keyClick(dialog, KEYS.Key_F8)
+    assert live.registry.get("output.panic") is True and dialog.isVisible()
+    dialog.close()
+
+
+def test_a_list_that_is_open_does_not_move_under_the_hand(
+    window: MainWindow, live: StillLive, application: QApplication
+) -> None:
+    picker = window.panel.source
+    wait_for(application, lambda: picker._box.count() == 2, "the list")
+    picker._box.showPopup()
+    QTest.keyClick(picker._box.view(), KEYS.Key_Down)
+    live.choices = (Choice("camera:new", "New camera"), *live.choices)
+    picker.reload()
+    wait_for(application, lambda: picker._box.count() == 3, "the new one")
+    QTest.keyClick(picker._box.view(), KEYS.Key_Return)
+    settle(application)
+    assert live.registry.get("source.name") == "pattern"
+
+
+def test_undo_does_not_stop_at_a_switch_that_was_turned_back(window: MainWindow, live: StillLive) -> None:
+    window.knobs.set("output.wet", 0.4)
+    window.knobs.set("output.freeze", True)
+    window.knobs.set("output.freeze", False)
+    window.undo.undo()
+    window.undo.undo()
+    window.undo.undo()
+    assert live.registry.get("output.wet") == live.registry.default("output.wet")
