@@ -217,6 +217,8 @@ class Presenter:
             self._shown = None
             return self._card_for("sdv2live", "stopped")
         if bypass is not None:
+            if all(outlet.takes_any_size for outlet in self._outlets):
+                return _turned(bypass, values)
             return self._fitted(bypass, values)
         if self._shown is None:
             return self._card_for("sdv2live", self._words())

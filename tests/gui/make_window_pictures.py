@@ -1,6 +1,7 @@
 """Pictures of the real window in its states, on the clip that ships: python -m tests.gui.make_window_pictures FOLDER
 
-With QT_SCALE_FACTOR=2 in the environment they are of a high-resolution screen. README's is `effect` of these.
+With QT_SCALE_FACTOR=2 in the environment they are of a high-resolution screen. README's are `split` as window.jpg and the
+others beside each other as window-states.jpg.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from pathlib import Path
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp()
 
-from PySide6.QtCore import QTimer
+from PySide6.QtCore import QRect, Qt, QTimer
+from PySide6.QtGui import QImage, QPainter
 from PySide6.QtWidgets import QApplication
 
 from gui.main_window import MainWindow
@@ -85,7 +87,24 @@ def main(folder: Path) -> None:
     app.run(lambda: drive(app, assets=assets_dir(), state={}, history=["pencil drawing"], on_close=lambda *_: None))
 
 
+def put_together(folder: Path) -> None:
+    """README's two pictures."""
+    smooth = Qt.TransformationMode.SmoothTransformation
+    QImage(str(folder / "split.png")).save(str(folder / "window.jpg"), "JPG", 85)  # type: ignore[call-overload]
+    names = ("loading", "source", "problem", "unfolded", "panic", "stopped")
+    shots = [QImage(str(folder / f"{name}.png")).scaledToWidth(600, smooth) for name in names]
+    width, height = shots[0].width(), shots[0].height()
+    whole = QImage(2 * width + 8, 3 * height + 16, QImage.Format.Format_RGB32)
+    whole.fill(Qt.GlobalColor.white)
+    painter = QPainter(whole)
+    for number, shot in enumerate(shots):
+        painter.drawImage(QRect(number % 2 * (width + 8), number // 2 * (height + 8), width, height), shot)
+    painter.end()
+    whole.save(str(folder / "window-states.jpg"), "JPG", 80)  # type: ignore[call-overload]
+
+
 if __name__ == "__main__":
     target = Path(sys.argv[1])
     target.mkdir(parents=True, exist_ok=True)
     main(target)
+    put_together(target)
