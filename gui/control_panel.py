@@ -33,9 +33,17 @@ GROUPS = {
     "sinks": "Memory of old pictures",
     "stream": "Stream",
     "engine": "Engine",
+    "outputs": "Virtual camera and recording",
     "start": "At the next start",
 }
-_SAME_GROUP = {"feedback": "seed", "schedule": "seed", "input": "seed", "output": "seed"}
+_SAME_GROUP = {
+    "feedback": "seed",
+    "schedule": "seed",
+    "input": "seed",
+    "output": "seed",
+    "camera": "outputs",
+    "record": "outputs",
+}
 
 
 class ControlPanel(QScrollArea):
@@ -123,6 +131,6 @@ def grouped(rows: Iterable[Parameter]) -> dict[str, list[Parameter]]:
         if row.name in PLACED:
             continue
         first = row.name.partition(".")[0]
-        is_late = row.when is When.START and first != "engine"
+        is_late = row.when is When.START and first not in ("engine", "camera", "record")
         found["start" if is_late else _SAME_GROUP.get(first, first)].append(row)
     return found

@@ -11,7 +11,9 @@ from PySide6.QtWidgets import (
     QFileDialog,
     QGridLayout,
     QHBoxLayout,
+    QInputDialog,
     QLabel,
+    QMenu,
     QPushButton,
     QToolButton,
     QWidget,
@@ -43,9 +45,12 @@ class SourcePicker(QWidget):
         again.setToolTip("Look for cameras and screens again")
         again.setAccessibleName("Look for sources again")
         again.clicked.connect(self.reload)
-        browse = QPushButton("File\u2026")
-        browse.setToolTip("Play a video file")
-        browse.clicked.connect(self._browse)
+        browse = QPushButton("Other\u2026")
+        browse.setToolTip("A video file, or a source by its spelling")
+        menu = QMenu(browse)
+        menu.addAction("A video file\u2026", self._browse)
+        menu.addAction("A part of the screen, or another spelling\u2026", self._spell)
+        browse.setMenu(menu)
         self._state = QLabel()
         self._state.setObjectName("quiet")
         self._state.setWordWrap(True)
@@ -84,6 +89,7 @@ class SourcePicker(QWidget):
         words = f"{source.state}"
         if source.state == "running":
             words = f"{source.size_wh[0]}x{source.size_wh[1]}, {source.fps:.1f} fps"
+            words += f", {source.details}" if source.details else ""
         self._state.setText(source.reason if source.reason and source.state != "running" else words)
         colour = COLOURS.get(source.state, theme.QUIET)
         self._state.setStyleSheet(f"color: {colour}")
@@ -123,6 +129,13 @@ class SourcePicker(QWidget):
         path, _ = QFileDialog.getOpenFileName(self, "Play a video file", "", VIDEOS)
         if path:
             self._knobs.set("source.name", f"file:{path}")
+
+    def _spell(self) -> None:
+        held = str(self._knobs.registry.get("source.name") or "")
+        words = "A source, for example screen:0,0,1280x720 or camera:Front:"
+        spec, is_given = QInputDialog.getText(self, "Another source", words, text=held)
+        if is_given and spec.strip():
+            self._knobs.set("source.name", spec.strip())
 
     def _follow(self, names: set[str]) -> None:
         if "source.name" in names:

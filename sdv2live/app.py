@@ -433,6 +433,7 @@ class LiveApp:
                 source.reason,
                 source.fps,
                 source.size_wh,
+                self.sources.details,
             ),
             outputs=tuple(outputs),
             camera=_line(self.rack.status("output.camera")),

@@ -81,6 +81,9 @@ class SourceSwitch:
 
     def request(self, spec: str | None) -> None:
         """Play `spec` soon; None: close what plays. Never blocks; of several wishes the newest counts."""
+        playing = self.playing
+        if spec is None and playing is not None:
+            playing.capture.let_go()  # at once, whatever else is being opened just now
         with self._asked:
             self._wish, self._has_wish = spec, True
             self._asked.notify()
@@ -102,6 +105,13 @@ class SourceSwitch:
     def status(self) -> CaptureStatus:
         playing = self.playing
         return playing.capture.status if playing is not None else NOTHING
+
+    @property
+    def details(self) -> str:
+        """What was got of the device, beside size and rate."""
+        playing = self.playing
+        info = playing.capture.info if playing is not None else None
+        return info.details if info is not None else ""
 
     @property
     def frames_in(self) -> int:

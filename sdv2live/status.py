@@ -11,7 +11,8 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class SourceLine:
-    """state: opening, running, stalled, ended, failed or closed. fps is measured, 0 unless running."""
+    """state: opening, running, stalled, ended, failed or closed. fps is measured, 0 unless running. details: what was
+    got of the device beside size and rate, such as a codec."""
 
     spec: str
     name: str
@@ -19,6 +20,7 @@ class SourceLine:
     reason: str
     fps: float
     size_wh: tuple[int, int]
+    details: str = ""
 
 
 @dataclass(frozen=True, slots=True)

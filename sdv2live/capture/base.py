@@ -14,12 +14,16 @@ from sdv2live.frames import Pixels
 
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
-    """What was really opened. rate_fps is the nominal rate; frame_count is None where it cannot be known."""
+    """What was really opened. rate_fps is the nominal rate; frame_count is None where it cannot be known.
+
+    details: what else a user may want to know, such as a webcam's codec.
+    """
 
     name: str
     size_wh: tuple[int, int]
     rate_fps: Fraction
     frame_count: int | None = None
+    details: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,10 @@ class CaptureThread:
         assert self._info is not None
         return self._info
 
+    def let_go(self) -> None:
+        """Have the source closed soon, by its own thread; does not wait. `stop` is still to be called."""
+        self._stop.set()
+
     def stop(self, timeout_s: float = 1.0) -> None:
         """End the thread; one whose `read` hangs is left behind. May be called twice, and without `start`."""
         self._stop.set()

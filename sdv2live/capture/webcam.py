@@ -108,7 +108,7 @@ class Webcam(Source):
             log.info("camera %s was asked for %dx%d and has no such size", camera.name, *self._size_wh)
         self._first_s, self._heard_s = None, self._clock.now_s()
         reader.slot.put(first)  # it is the first frame, and not only a look
-        return SourceInfo(f"camera:{camera.name}", size_wh, got.rate_fps)
+        return SourceInfo(f"camera:{camera.name}", size_wh, got.rate_fps, details=got.codec)
 
     def read(self, timeout_s: float = 1.0) -> SourceFrame | None:
         reader, camera = self._reader, self._camera

@@ -1,7 +1,7 @@
 """Pictures of the real window in its states, on the clip that ships: python -m tests.gui.make_window_pictures FOLDER
 
-With QT_SCALE_FACTOR=2 in the environment they are of a high-resolution screen. README's are `split` as window.jpg and the
-others beside each other as window-states.jpg.
+With QT_SCALE_FACTOR=2 in the environment they are of a high-resolution screen. README's are `split` as window.jpg and
+the others beside each other as window-states.jpg.
 """
 
 from __future__ import annotations
