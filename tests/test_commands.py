@@ -267,6 +267,16 @@ def test_seconds_end_a_run_that_never_gets_a_frame(tmp_path: Path) -> None:
     assert process.returncode == 0 and "Traceback" not in err
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="X11 is Linux's")
+def test_a_display_that_does_not_answer_is_said_before_anything_starts(tmp_path: Path) -> None:
+    environment = {**os.environ, "DISPLAY": ":987", "QT_QPA_PLATFORM": "xcb", "HOME": str(tmp_path)}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    command = [sys.executable, "-m", "sdv2live", "--osc-port", "0"]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 2 and ":987 does not answer" in run.stderr and "Traceback" not in run.stderr
+    assert list(tmp_path.rglob("*.json")) == []
+
+
 def test_without_a_word_the_clip_is_recorded_and_the_file_named(tmp_path: Path) -> None:
     process = run_live("--seconds", "1", "--osc-port", "0", *SMALL, cwd=tmp_path)
     out, err = process.communicate(timeout=120)
