@@ -39,6 +39,7 @@ from sdv2live.parameters import TABLE, Kind, Value
 from sdv2live.paths import assets_dir, recordings_dir
 from sdv2live.presenter import Presenter
 from sdv2live.presets import apply_preset
+from sdv2live.process_memory import memory_bytes, peak_memory_bytes
 from sdv2live.queues import LatestSlot
 from sdv2live.registry import Change, Registry
 from sdv2live.session import Session
@@ -148,7 +149,8 @@ class LiveApp:
             # The numbers of a run are those of its end, not of what is left once everything is closed.
             summary, end_source = self.summary(), self.sources.status
             engine_failure = self.supervisor.reason if self.supervisor.state is State.FAILED else ""
-        self._report(summary | {"peak_memory_bytes": _peak_memory_bytes()})
+            peak_bytes = peak_memory_bytes([os.getpid(), self.supervisor.engine_pid])
+        self._report(summary | {"peak_memory_bytes": peak_bytes})
         failure = self.session.failure or self.presenter.failure
         if failure is not None:
             raise RuntimeError("the stream ended with an error; see the log") from failure
@@ -448,7 +450,7 @@ class LiveApp:
             restarts=supervisor.restarts,
             noise_scale=session.noise_scale,
             motion=session.motion,
-            memory_bytes=_memory_bytes([os.getpid(), supervisor.engine_pid]),
+            memory_bytes=memory_bytes([os.getpid(), supervisor.engine_pid]),
             osc_port=self.osc.port if self.osc is not None else None,
             problems=tuple(dict.fromkeys(problem for problem in problems if problem)),
         )
@@ -499,15 +501,6 @@ def _line(status: OutputStatus | None) -> OutputLine | None:
     return OutputLine(status.name, status.state, status.reason, status.written, status.skipped, status.path)
 
 
-def _memory_bytes(pids: Sequence[int | None]) -> int | None:
-    """Resident memory of these processes now; None where the system does not say."""
-    try:
-        pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids if pid is not None]
-        return sum(pages) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError, AttributeError):
-        return None
-
-
 def _share(summary: dict[str, Any]) -> str:
     """How much of what the source gave was generated."""
     frames_in = summary["frames_in"]
@@ -521,13 +514,3 @@ def _megabytes(summary: dict[str, Any]) -> str:
 
 def _ms_between(start_s: float | None, end_s: float | None) -> float | None:
     return None if start_s is None or end_s is None else round((end_s - start_s) * 1000, 1)
-
-
-def _peak_memory_bytes() -> int | None:
-    """Largest resident sizes of the app and of its engine, added; the engine has ended. None where unknown."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

@@ -164,9 +164,13 @@ def test_chromium_sees_it_at_its_rate_and_in_its_colours(tmp_path: Path, monkeyp
     numbers, times = [int(number) - first for number in result["numbers"]], result["times"]
     assert all(0 <= number < count for number in numbers), "a counter was misread"
     assert numbers == sorted(numbers)
-    fps = (len(set(numbers)) - 1) / ((times[-1] - times[0]) / 1000)
-    print(f"{fps:.2f} fps, {numbers[-1] - numbers[0] + 1 - len(set(numbers))} left out, colours {result['colours']}")
-    assert 25 <= fps <= 35
+    span_s, sent = (times[-1] - times[0]) / 1000, numbers[-1] - numbers[0]
+    left_out = sent + 1 - len(set(numbers))
+    print(f"{(len(set(numbers)) - 1) / span_s:.2f} fps, {left_out} left out, colours {result['colours']}")
+    assert result["settings"]["frameRate"] == RATE_FPS
+    # How many of them a busy machine draws is its own affair; the stream's pace in the page's time is ours.
+    assert 0.9 * RATE_FPS <= sent / span_s <= 1.1 * RATE_FPS
+    assert len(set(numbers)) > RATE_FPS, "a moving picture"
     # Chromium halves the colours' resolution and rounds; a wrong matrix or range is off by 15 and more.
     difference = np.abs(np.array(result["colours"]) - np.array(QUARTERS))
     assert difference.max() <= 6, result["colours"]
