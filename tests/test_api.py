@@ -199,7 +199,7 @@ def test_a_reset_by_its_row_and_framing_act_at_once() -> None:
 def test_a_picture_that_is_no_number_does_not_spoil_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     with sdv2live.Stream(**SMALL, steps=2, settings={"feedback.amount": 0.5}) as stream:
         stream.push(pattern(4))
-        bias = stream._engine._dit.head.head.bias
+        bias = stream._engine.pipe.first.dit.head.head.bias
         good = bias.clone()
         with torch.no_grad():
             bias.fill_(float("nan"))
@@ -220,7 +220,7 @@ def test_memory_that_fills_up_in_the_middle_is_a_sentence(
     with sdv2live.Stream(**SMALL) as stream:
         stream.push(pattern(4))
         with monkeypatch.context() as patch:
-            patch.setattr(stream._engine._dit, "run_blocks", full)
+            patch.setattr(stream._engine.pipe.first.dit, "run_blocks", full)
             with pytest.raises(UserError, match="a chunk failed: its memory is full: close other programs"):
                 stream.push(pattern(4))
             with pytest.raises(UserError, match="its memory is full"):

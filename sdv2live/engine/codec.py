@@ -6,11 +6,14 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-Prepared = Any  # what a codec makes of a chunk's prompt and noise before decoding; travels with the chunk
+Prepared = Any  # what a codec makes of a chunk's prompt and noise before decoding
+Side = tuple[Tensor, ...]  # what `decode` needs of a chunk beside its latents; travels with it through rows and ranks
 
 
 class Codec(Protocol):
     """Pixels to latents and back, a chunk at a time, with a memory that belongs to the stream.
+
+    One that was built without its encoder or its decoder (`Half`) is not asked for that.
 
     spatial_factor: pixels per latent cell, each way. Frames are [1, T, 3, H, W] in [-1, 1]; latents
     [1, F, 16, H / factor, W / factor], normalised as the DiT wants them. Neither call reads from the device.
@@ -29,14 +32,14 @@ class Codec(Protocol):
         """
         ...
 
-    def encode(self, frames: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """-> latents, and side data of this chunk that travels with it to `decode`."""
+    def encode(self, frames: Tensor, state: Any) -> tuple[Tensor, Side]:
+        """-> latents, and side data of this chunk, of the same shapes each time; () where `decode` needs none."""
         ...
 
     def as_encoded(self, latents: Tensor) -> Tensor:
         """Latents as the DiT gives them, in the units that `encode` gives: what is fed back into the input."""
         ...
 
-    def decode(self, latents: Tensor, side: Any, prepared: Prepared, state: Any) -> Tensor:
+    def decode(self, latents: Tensor, side: Side, prepared: Prepared, state: Any) -> Tensor:
         """-> frames, not clamped; chunks come in order."""
         ...

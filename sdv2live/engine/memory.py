@@ -26,13 +26,14 @@ from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.catalogue import smallest_window, traits_of, window_of
 from sdv2live.engine.host_memory import free_bytes
 from sdv2live.engine.model.attention import SelfAttention
-from sdv2live.engine.model.wan_transformer import TextContext, TimeContext, WanConfig, WanTransformer
+from sdv2live.engine.model.wan_transformer import Part, TextContext, TimeContext, WanConfig, WanTransformer
 from sdv2live.engine.model.wan_vae import WanVaeConfig
+from sdv2live.engine.pipe import LocalPipe
 from sdv2live.engine.precision import DTYPES, choose_dtype
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.reference_profile import cache_of
-from sdv2live.engine.stages import StageMap
-from sdv2live.engine.stream import KEPT_TIMESTEPS, InFlight, StreamEngine
+from sdv2live.engine.stage_runner import KEPT_TIMESTEPS, StageRunner
+from sdv2live.engine.stream import InFlight, StreamEngine
 from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.wan_codec import VAE_MODES, WanCodec, empty_networks, state_bytes
 from sdv2live.errors import UserError
@@ -74,15 +75,20 @@ def count_memory(spec: EngineSpec, dit: WanConfig, vae: WanVaeConfig, *, dtype: 
     modules = dict.fromkeys((network, *codecs))
     weights = sum(each.numel() * each.element_size() for module in modules for each in module.state_dict().values())
     with Alive(kept=[each for module in modules for each in module.parameters()]) as alive:
-        engine = _Unread(
-            traits=traits_of(spec),
+        runner = StageRunner(
             dit=network,
             codec=WanCodec(*codecs, normalise=spec.normalises_latents),
-            prompts=PromptMixer(Direct(lambda _: torch.empty(1, dit.text_len, dit.text_dim))),
             window=window_of(spec),
-            stages=StageMap.on_one(meta, dit.num_layers),
+            size_wh=spec.size_wh,
+            device=meta,
             dtype=dtype,
             new_cache=cache_of(spec.profile),
+        )
+        engine = _Unread(
+            traits=traits_of(spec),
+            pipe=LocalPipe([runner]),
+            prompts=PromptMixer(Direct(lambda _: torch.empty(1, dit.text_len, dit.text_dim))),
+            window=window_of(spec),
         )
         engine.run_fully(spec.steps_count)
     codec_bytes = state_bytes(mode, spec.size_wh, encoder_dtype=dtype, decoder_dtype=dtype, config=vae)
@@ -184,20 +190,14 @@ class _Alike(WanTransformer):
 
     def __init__(self, config: WanConfig) -> None:
         super().__init__(replace(config, num_layers=1))
-        self.config = config
-        self.blocks = nn.ModuleList([self.blocks[0]] * config.num_layers)
+        self.config, self.part = config, Part(0, config.num_layers)
+        self.blocks = nn.ModuleDict({str(layer): self.blocks["0"] for layer in range(config.num_layers)})
 
-    def run_blocks(
-        self,
-        x: Tensor,
-        time: TimeContext,
-        text: TextContext,
-        past: SelfAttention,
-        first: int = 0,
-        end: int | None = None,
-    ) -> Tensor:
-        end = self.config.num_layers if end is None else end
-        return super().run_blocks(x, time, text, past, first, min(end, first + 2))
+    def run_blocks(self, x: Tensor, time: TimeContext, text: TextContext, past: SelfAttention) -> Tensor:
+        assert time.blocks is not None
+        for layer in range(min(2, self.config.num_layers)):
+            x = self.blocks["0"](x, time.blocks[layer], layer, past, (text.keys[layer], text.values[layer]))
+        return x
 
 
 class _Unread(StreamEngine):
@@ -209,7 +209,7 @@ class _Unread(StreamEngine):
         settings = ChunkSettings(steps=listed, steps_count=steps, schedule="throughput")
         self._run_chunk(replace(settings, mix=(("of the epoch before", 1.0),)))
         for timestep in range(KEPT_TIMESTEPS):
-            self._time_context(timestep)
+            self.pipe.first.time_context(timestep)
         self.reset()
         for number in range(1 + steps):
             self._run_chunk(replace(settings, mix=((str(number), 1.0),)))

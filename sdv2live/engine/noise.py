@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdv2live.engine.orders import NoiseKey, Seeds
+
 UINT8_UNIT = 2.0 / 255.0  # one grey level, when 0..255 stands for -1..1
 
 
@@ -63,8 +65,6 @@ class MotionController:
         self._previous_scale = scale
         return scale, motion
 
-
-Seeds = tuple[tuple[int, float], ...]  # seed and weight; the squares of the weights sum to 1
 
 MOST_SEEDS = 4
 
@@ -134,6 +134,15 @@ class NoiseSource:
         before, after = (self._frame(seed, epoch, step, p, shape) for p in (place, place + 1))
         # A turn from one draw to the next keeps the variance at 1, which a linear blend would not.
         return (math.cos(turn) * before + math.sin(turn) * after).expand(shape)
+
+    def of_chunk(self, key: NoiseKey, *, epoch: int, step: int, shape: tuple[int, ...]) -> Tensor:
+        """The noise of one step of a chunk: the draws of its seeds, added by their weights. float32 on the CPU."""
+        draws = [
+            weight
+            * self.eps(mode=key.mode, seed=seed, epoch=epoch, chunk=key.number, phase=key.phase, step=step, shape=shape)
+            for seed, weight in key.seeds
+        ]
+        return sum(draws[1:], start=draws[0])
 
     def _frame(self, seed: int, epoch: int, step: int, place: int, shape: tuple[int, ...]) -> Tensor:
         """One latent frame's draw [1, 1, C, h, w], kept: fixed noise is the same for every frame and chunk."""

@@ -13,13 +13,16 @@ from torch import Tensor
 
 from sdv2live.engine.base import EngineSpec
 from sdv2live.engine.catalogue import traits_of, window_of
-from sdv2live.engine.model.pocket_codec import Memory, PocketCodec, Side
+from sdv2live.engine.codec import Side
+from sdv2live.engine.model import pocket_codec
+from sdv2live.engine.model.pocket_codec import Memory, PocketCodec
 from sdv2live.engine.model.pocket_text import PocketTextEncoder
 from sdv2live.engine.model.wan_transformer import POCKET, WanTransformer
+from sdv2live.engine.pipe import LocalPipe
 from sdv2live.engine.precision import choose_device, choose_dtype
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.reference_profile import cache_of
-from sdv2live.engine.stages import StageMap
+from sdv2live.engine.stage_runner import StageRunner
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.weights import load_strict
@@ -51,7 +54,7 @@ class PocketStreamCodec:
         return latents
 
     def decode(self, latents: Tensor, side: Side, prepared: Tensor, state: Memory) -> Tensor:
-        return self._codec.decode(latents, side, prepared, state)
+        return self._codec.decode(latents, pocket_codec.Side(*side), prepared, state)
 
 
 def build_pocket(spec: EngineSpec, weights_dir: Path, *, first_epoch: int = 0) -> StreamEngine:
@@ -71,14 +74,20 @@ def build_pocket(spec: EngineSpec, weights_dir: Path, *, first_epoch: int = 0) -
     def encode(prompt: str) -> Tensor:
         return text.encode([prompt])
 
-    return StreamEngine(
-        traits=traits_of(spec),
+    window = window_of(spec)
+    runner = StageRunner(
         dit=dit,
         codec=PocketStreamCodec(codec),
-        prompts=PromptMixer(Direct(encode)),
-        window=window_of(spec),
-        stages=StageMap.on_one(device, POCKET.num_layers),
+        window=window,
+        size_wh=spec.size_wh,
+        device=device,
         dtype=dtype,
-        first_epoch=first_epoch,
         new_cache=cache_of(spec.profile),
+    )
+    return StreamEngine(
+        traits=traits_of(spec),
+        pipe=LocalPipe([runner]),
+        prompts=PromptMixer(Direct(encode)),
+        window=window,
+        first_epoch=first_epoch,
     )

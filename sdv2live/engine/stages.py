@@ -1,7 +1,7 @@
-"""Which part of the model runs on which device. Owns: the stage map; runs nothing itself.
+"""Which part of the model runs on which rank. Owns: the stage map; runs nothing itself.
 
-A stage is blocks [first, end) of the DiT on one device. The first stage also encodes and embeds, the last one also
-has the head, the re-noising and the decoder.
+Rank 0 encodes and has the rings' ends; blocks follow in the order of the ranks. The first rank with blocks embeds, the
+last rank has the head and the re-noising; the decoder is on rank 0 or on the last one.
 """
 
 from __future__ import annotations
@@ -10,38 +10,45 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """Blocks [first_block, end_block) on `device`."""
-
-    device: torch.device
-    first_block: int
-    end_block: int
+from sdv2live.engine.model.wan_transformer import Part
 
 
 @dataclass(frozen=True, slots=True)
 class StageMap:
-    """The stages in order; together they cover every block once. Raises ValueError where they do not."""
+    """counts: how many blocks each rank has, in order; rank 0 alone may have none. decode_rank: 0 or the last rank.
 
-    stages: tuple[Stage, ...]
-    blocks: int
+    Raises ValueError for a map that cannot be.
+    """
+
+    counts: tuple[int, ...]
+    decode_rank: int = 0
 
     def __post_init__(self) -> None:
-        edges = [0, *(stage.end_block for stage in self.stages)]
-        starts = [stage.first_block for stage in self.stages]
-        if not self.stages or starts != edges[:-1] or edges[-1] != self.blocks or edges != sorted(set(edges)):
-            raise ValueError(f"the stages {self.stages} do not cover {self.blocks} blocks once, in order")
+        if not self.counts or min(self.counts[1:] or self.counts) < 1 or self.counts[0] < 0:
+            raise ValueError(f"{self.counts} leave a rank without blocks")
+        if self.decode_rank not in (0, len(self.counts) - 1):
+            raise ValueError(f"rank {self.decode_rank} of {len(self.counts)} cannot decode")
 
     @classmethod
-    def on_one(cls, device: torch.device, blocks: int) -> StageMap:
-        return cls((Stage(device, 0, blocks),), blocks)
+    def on_one(cls, blocks: int) -> StageMap:
+        return cls((blocks,))
 
     @property
-    def first(self) -> Stage:
-        return self.stages[0]
+    def ranks(self) -> int:
+        return len(self.counts)
+
+    @property
+    def blocks(self) -> int:
+        return sum(self.counts)
+
+    def part(self, rank: int) -> Part:
+        """The part of the DiT that `rank` has."""
+        first = sum(self.counts[:rank])
+        end = first + self.counts[rank]
+        return Part(first, end, embeds=first == 0 < end, finishes=rank == self.ranks - 1)
+
+    def decodes(self, rank: int) -> bool:
+        return rank == self.decode_rank
 
 
 def reference_split(

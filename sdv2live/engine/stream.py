@@ -1,14 +1,16 @@
-"""One chunk's way on one device: motion -> encode -> noise -> denoise -> decode. Owns the state of a stream.
+"""One chunk's way: motion -> encode -> noise -> denoise -> decode. Owns what is decided of a stream; computes nothing.
 
 One algorithm, two schedules with the same picture: every denoising step has a cache row of its own; `latency` runs
 a chunk's steps one after another, `throughput` (the stream batch) runs one step of several chunks at once. All that
-decides (slots, rows, timesteps, refreshes) is fixed on the host when a chunk enters. Runs on the engine's thread;
-computing happens in `poll` and `flush`.
+decides (slots, rows, timesteps, refreshes) is fixed on the host when a chunk enters, and goes to the stages as orders:
+one stage, or several with as many micro-steps under way. Runs on the engine's thread; computing happens in `poll` and
+`flush`.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,15 +22,14 @@ from torch import Tensor
 
 from sdv2live.engine.base import STAGES, Chunk, ChunkResult, ChunkSettings, Engine, EngineTraits
 from sdv2live.engine.checkpoint import is_memory_full
-from sdv2live.engine.codec import Codec, Prepared
-from sdv2live.engine.kv_cache import KVCache, RowWrite
-from sdv2live.engine.model.wan_transformer import TextContext, TimeContext, WanTransformer
-from sdv2live.engine.noise import MotionController, NoiseSource, SeedMixer, Seeds, largest_change
+from sdv2live.engine.codec import Side
+from sdv2live.engine.noise import MotionController, SeedMixer, largest_change
+from sdv2live.engine.orders import NO_CHUNK, DecodeOrder, NoiseKey, RowOrder, StepOrder
+from sdv2live.engine.pipe import Pipe
 from sdv2live.engine.prompts import PromptMixer
-from sdv2live.engine.schedule import chunk_timesteps, opening_timesteps, sigma_of
+from sdv2live.engine.schedule import chunk_timesteps, opening_timesteps
 from sdv2live.engine.sinks import SinkKeeper
 from sdv2live.engine.stage_clock import Mark, StageClock
-from sdv2live.engine.stages import StageMap
 from sdv2live.engine.step_limit import StepLimit
 from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.window import Window
@@ -40,9 +41,9 @@ SCENE_CUT_MOTION = 0.5  # root mean square, in [-1, 1] units: far beyond any cam
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-KEPT_TIMESTEPS = 32
-KEPT_EMBEDDINGS = 4
-NO_CHUNK = -1  # the chunk id of a row that computes without a chunk
+KEPT_PROMPTS = 4
+NOT_DUE = -1
+NOTHING: Side = ()
 MEMORY_IS_FULL = (
     "its memory is full: close other programs, or start with a smaller --size, fewer --steps or --vae taehv"
 )
@@ -61,81 +62,90 @@ class InFlight:
     sink: int | None  # the sink that takes this chunk's newest frame, if any
     noise_scale: float
     motion: float
-    phase: float
-    seeds: Seeds
+    noise: NoiseKey
     settings: ChunkSettings
-    text: TextContext
-    prepared: Prepared
+    text: int  # the number of its prompt
+    pictures: int
     latents: Tensor
-    side: object
-    step: int = 0
+    side: Side
+    step: int = 0  # that it takes next
     spans: list[tuple[str, Mark, Mark, float]] = field(default_factory=list)  # stage, start, end, this chunk's share
 
+    taken_ms: float = 0.0  # how long the host was taken by its entering
+
     @property
-    def is_denoised(self) -> bool:
-        return self.step == len(self.timesteps)
+    def is_last_step(self) -> bool:
+        return self.step + 1 == len(self.timesteps)
+
+    @property
+    def decode_order(self) -> DecodeOrder:
+        return DecodeOrder(self.number, self.text, self.noise_scale, self.pictures)
+
+
+@dataclass(slots=True)
+class Flight:
+    """A micro-step under way. micro_step: its number, or NOT_DUE where its chunk's next step is not part of one."""
+
+    rows: list[tuple[int, InFlight]]
+    started: Mark
+    micro_step: int
 
 
 class StreamState:
-    """Everything that belongs to one epoch; a reset replaces it whole, so nothing of the old one can be left."""
+    """Everything that is decided of one epoch; a reset replaces it whole, so nothing of the old one can be left."""
 
-    def __init__(self, cache: KVCache, codec_state: object) -> None:
-        self.cache = cache
-        self.codec_state = codec_state
+    def __init__(self, window: Window) -> None:
         self.motion = MotionController()
-        self.noise = NoiseSource()
         self.seeds = SeedMixer()
+        self.sinks = SinkKeeper(window)
         self.clean: dict[int, tuple[int, Tensor]] = {}  # by chunk number: its steps, its last latent frame
         self.chunks = 0  # entered so far
         self.latent_frames = 0
         self.rows = 0  # steps of the newest chunk
-        self.sinks = SinkKeeper(cache.window)
         self.refresh_requests: int | None = None
         self.phase = 0.0
         self.last_pixels: Pixels | None = None
-        self.rows_in_flight: dict[int, InFlight] = {}
+        self.flights: deque[Flight] = deque()
+        # What comes back of a micro-step goes on in the one that is `depth` later, however early it is back.
+        self.micro_steps = 0
+        self.due: dict[int, list[tuple[int, InFlight]]] = {}
         self.denoised: dict[int, InFlight] = {}
         self.decoded = 0
+        # Where another stage decodes: chunks whose last step is ordered and not their decoding, then those on the way.
+        self.last_steps: dict[int, InFlight] = {}
+        self.decodes_ordered = 0
+        self.decoding: dict[int, InFlight] = {}
 
 
 class StreamEngine(Engine):
-    """The engine on one device, in this process."""
+    """The engine in this process: the whole of it, or its first stage."""
 
     def __init__(
         self,
         *,
         traits: EngineTraits,
-        dit: WanTransformer,
-        codec: Codec,
+        pipe: Pipe,
         prompts: PromptMixer,
         window: Window,
-        stages: StageMap,
-        dtype: torch.dtype,
         first_epoch: int = 0,
-        new_cache: Callable[..., KVCache] = KVCache,
         warm_up_steps: int = 2,
     ) -> None:
         """warm_up_steps: one, for an engine whose memory was counted for one; two run all that there is."""
         self.traits = traits
-        self._new_cache = new_cache
-        self._dit, self._codec, self._prompts, self._window = dit, codec, prompts, window
-        if len(stages.stages) != 1:
-            raise ValueError("a stream in one process runs on one device; more of them need a process each")
-        self._stages, self._device, self._dtype = stages, stages.first.device, dtype
-        self._clock = StageClock(self._device)
+        self.pipe, self._prompts, self._window = pipe, prompts, window
+        self._clock = StageClock(self.device)
         self._epoch = first_epoch
         self._waiting: tuple[Chunk, ChunkSettings] | None = None
         self._finished: list[ChunkResult] = []
         self._apart: deque[InFlight] = deque()  # encoded by itself and not denoised yet
-        self._time_of: dict[int, TimeContext] = {}
-        self._text_of: tuple[Tensor, TextContext] | None = None
-        self._embedding_of: dict[int, tuple[Tensor, Tensor]] = {}  # by id: as it came, which keeps the id, and as sent
+        self._prompt_of: dict[int, tuple[Tensor, int]] = {}  # by id: the embedding, which keeps the id, and its number
+        self._prompts_made = 0
         self._schedule = "latency"
         self._warm_up_steps = warm_up_steps
         self._step_limit = StepLimit()
         self._steps_asked = 1  # by the newest chunk
         self._is_broken = False  # a chunk failed; what comes before the reset is dropped, as its results would be
-        self._state = self._new_state()
+        self._state = StreamState(window)
 
     def prepare(self, texts: Sequence[str], *, falls_back: bool = False) -> None:
         """Have these prompts encoded. Blocks; raises UserError for one that cannot be.
@@ -146,7 +156,7 @@ class StreamEngine(Engine):
 
     def warm_up(self) -> None:
         """Two chunks of grey with a prompt of zeros: the opening and one more."""
-        config, prompts = self._dit.config, self._prompts
+        config, prompts = self.pipe.first.dit.config, self._prompts
         self._prompts = PromptMixer(Direct(lambda _: torch.zeros(1, config.text_len, config.text_dim)))
         try:
             try:
@@ -163,7 +173,7 @@ class StreamEngine(Engine):
         for number in range(2):
             frames = np.full((self.frames_wanted, height, width, 3), 128, dtype=np.uint8)
             self.submit(Chunk(number, frames), ChunkSettings(steps=(600, 300), steps_count=self._warm_up_steps))
-            self.poll()
+            self.flush()
 
     @property
     def frames_wanted(self) -> int:
@@ -176,11 +186,12 @@ class StreamEngine(Engine):
 
     @property
     def device(self) -> torch.device:
-        return self._device
+        return self.pipe.first.device
 
     @property
     def cache_bytes(self) -> int:
-        return self._state.cache.bytes
+        """Of the KV cache in this process."""
+        return self.pipe.first.cache.bytes
 
     def submit(self, chunk: Chunk, settings: ChunkSettings) -> None:
         if self._apart:
@@ -197,24 +208,23 @@ class StreamEngine(Engine):
 
     @torch.inference_mode()
     def poll(self) -> list[ChunkResult]:
-        if self._waiting is not None:
-            (chunk, settings), self._waiting = self._waiting, None
-            if not self._is_broken:
-                self._watched(lambda: self._run(chunk, settings))
+        waiting, self._waiting = self._waiting, None
+        if not self._is_broken:
+            if waiting is not None:
+                self._watched(lambda: self._run(*waiting))
+            self._watched(self._land_what_is_ready)
         return self._take_finished()
 
     def _run(self, chunk: Chunk, settings: ChunkSettings) -> None:
-        state = self._state
+        state, started_s = self._state, time.perf_counter()
         self._choose_schedule(settings.schedule)
         item = self._enter(chunk, settings)
         if item.number == 0 or self._schedule == "latency":
             self._run_all_steps(item)
             busy_rows = len(item.timesteps) if item.number else 0  # the opening is easier than what comes after it
         else:
-            state.rows_in_flight[0] = item
-            busy_rows = len(state.rows_in_flight)
-            self._micro_step()
-        self._decode_finished()
+            busy_rows = self._micro_step(item)
+        item.taken_ms = 1000 * (time.perf_counter() - started_s)
         if busy_rows:
             self._step_limit.worked(busy_rows, is_full_load=state.latent_frames >= 2 * self._window.capacity)
 
@@ -237,12 +247,12 @@ class StreamEngine(Engine):
                 raise
         # Only here has the error let go of what it held on the device.
         self._is_broken = True
-        cache = self._state.cache
-        taken = self._step_limit.failed(cache.rows, asked=self._steps_asked)
+        rows = self.pipe.first.cache.rows
+        taken = self._step_limit.failed(rows, asked=self._steps_asked)
         if taken is None:
             raise ChunkError(MEMORY_IS_FULL)
-        self._say_steps(cache.rows, taken)
-        cache.give_back_rows(taken)
+        self._say_steps(rows, taken)
+        self.pipe.give_back_rows(taken)
         raise ChunkError(f"its memory was full with {self._steps_asked} denoising steps, and now {taken} are taken")
 
     def _say_steps(self, wanted: int, taken: int) -> None:
@@ -275,16 +285,14 @@ class StreamEngine(Engine):
         if not self._apart or self._apart[0] is not item:
             raise ValueError("chunks are denoised in the order in which they were encoded, each once")
         self._apart.popleft()
-        self._watched(lambda: self._run_all_steps(item))
+        self._watched(lambda: self._take_all_steps(item))
 
     @torch.inference_mode()
     def decode(self, item: InFlight) -> ChunkResult:
         """The chunk's pictures. Raises ValueError for one that is not the oldest denoised and not decoded."""
         if self._state.denoised.get(self._state.decoded) is not item:
             raise ValueError("chunks are decoded in the order in which they were encoded, each once, when denoised")
-        del self._state.denoised[self._state.decoded]
-        self._state.decoded += 1
-        self._watched(lambda: self._deliver(item, *self._decode(item)))
+        self._watched(self._decode_next)
         return self._finished.pop()
 
     def reset(self) -> int:
@@ -295,19 +303,20 @@ class StreamEngine(Engine):
         self._is_broken = False
         self._prompts.reset()
         # The old state goes before the new one comes: both at once may not fit.
-        del self._state
-        self._state = self._new_state()
+        self._state = StreamState(self._window)
+        self.pipe.reset()
         return self._epoch
 
     def close(self) -> None:
         self._prompts.close()
         self._waiting = None
         self._finished.clear()
+        self.pipe.close()
 
     # How a chunk enters: everything about it is decided here, on the host.
 
     def _enter(self, chunk: Chunk, settings: ChunkSettings) -> InFlight:
-        state, started = self._state, self._clock.mark()
+        state, stage, started = self._state, self.pipe.first, self._clock.mark()
         is_opening = state.chunks == 0
         change = largest_change(chunk.frames, state.last_pixels)
         state.last_pixels = chunk.frames[-1].copy()
@@ -329,12 +338,12 @@ class StreamEngine(Engine):
             timesteps = chunk_timesteps(steps, count, noise_scale=noise_scale, offset=offset)
         timesteps = timesteps[: self._rows_that_fit(len(timesteps), count)]
         prompt = self._prompts.advance(settings.mix, settings.transition_chunks, upcoming=settings.next_prompt)
-        embedding = self._sent_embedding(prompt.embedding)
-        latents, side = self._codec.encode(self._uploaded(chunk.frames), state.codec_state)
+        text = self._number_of(prompt.embedding)
+        latents, side = stage.encode(torch.from_numpy(chunk.frames))
         first = state.latent_frames
         state.latent_frames += latents.shape[1]
         sink = None
-        if not state.cache.judges_sinks:
+        if not stage.cache.judges_sinks:
             requests, state.refresh_requests = state.refresh_requests, settings.sink_requests
             sink = state.sinks.choose(
                 chunk.frames[-1],
@@ -345,6 +354,7 @@ class StreamEngine(Engine):
                 threshold=settings.sink_similarity,
             )
         state.phase += settings.noise_rate
+        seeds = state.seeds.advance(settings.seed, settings.seed_transition_chunks)
         item = InFlight(
             chunk_id=chunk.chunk_id,
             number=state.chunks,
@@ -355,17 +365,17 @@ class StreamEngine(Engine):
             sink=sink,
             noise_scale=noise_scale,
             motion=motion,
-            phase=state.phase,
-            seeds=state.seeds.advance(settings.seed, settings.seed_transition_chunks),
+            noise=NoiseKey(settings.noise_mode, seeds, state.chunks, state.phase),
             settings=settings,
-            text=self._text_context(embedding),
-            prepared=self._codec.prepare(embedding, noise_scale),
+            text=text,
+            pictures=len(chunk.frames),
             latents=latents.float(),
             side=side,
         )
         if settings.feedback > 0:
             item.latents = self._with_feedback(item.latents, settings.feedback)
-        item.latents = noise_scale * self._eps(item, step=0) + (1.0 - noise_scale) * item.latents
+        eps = stage.noise_of(item.noise, epoch=self._epoch, step=0, shape=tuple(item.latents.shape))
+        item.latents = noise_scale * eps + (1.0 - noise_scale) * item.latents
         state.chunks += 1
         state.rows = len(timesteps)
         item.spans.append(("encode", started, self._clock.mark(), 1.0))
@@ -376,78 +386,51 @@ class StreamEngine(Engine):
 
         asked: the count of the settings, of which low noise may leave fewer wanted.
         """
-        cache = self._state.cache
         self._steps_asked = asked
         wanted = min(wanted, self._step_limit.allowed(asked))
+        there = self.pipe.first.cache.rows
+        if there >= wanted:
+            return wanted
         try:
-            cache.ensure_rows(wanted)
+            there = self.pipe.ensure_rows(wanted)
         except (RuntimeError, MemoryError) as error:
-            if not is_memory_full(error) or cache.rows == 0:
+            if not is_memory_full(error) or there == 0:
                 raise
-            self._step_limit.hold(cache.rows, asked=asked)
-            self._say_steps(wanted, cache.rows)
-        return min(wanted, cache.rows)
+            there = self.pipe.first.cache.rows
+        if there < wanted:
+            self._step_limit.hold(there, asked=asked)
+            self._say_steps(wanted, there)
+        return min(wanted, there)
 
-    def _uploaded(self, frames: Pixels) -> Tensor:
-        """[T, H, W, 3] uint8 -> [1, T, 3, H, W] in [-1, 1], channels last in memory; uint8 crosses to the device."""
-        pixels = self._sent(torch.from_numpy(frames))
-        return pixels.permute(0, 3, 1, 2).to(self._dtype).mul_(2.0 / 255.0).sub_(1.0)[None]
-
-    def _sent_embedding(self, embedding: Tensor) -> Tensor:
-        """A prompt's embedding on the device, in the networks' dtype: sent once, and kept for when it comes back."""
-        if (known := self._embedding_of.pop(id(embedding), None)) is None:
-            known = (embedding, self._sent(embedding).to(self._dtype))
-            if len(self._embedding_of) >= KEPT_EMBEDDINGS:
-                self._embedding_of.pop(next(iter(self._embedding_of)))
-        self._embedding_of[id(embedding)] = known
+    def _number_of(self, embedding: Tensor) -> int:
+        """A prompt's number, under which every stage knows it: sent once, and kept for when it comes back."""
+        if (known := self._prompt_of.pop(id(embedding), None)) is None:
+            self._prompts_made += 1
+            known = (embedding, self._prompts_made)
+            self.pipe.add_prompt(known[1], embedding)
+            if len(self._prompt_of) >= KEPT_PROMPTS:
+                self._prompt_of.pop(next(iter(self._prompt_of)))
+        self._prompt_of[id(embedding)] = known
         return known[1]
 
-    def _text_context(self, embedding: Tensor) -> TextContext:
-        if self._text_of is None or self._text_of[0] is not embedding:
-            self._text_of = (embedding, self._dit.encode_text(embedding))
-        return self._text_of[1]
-
-    def _time_context(self, timestep: int) -> TimeContext:
-        """Kept: later steps are always the same timestep, and the first moves among few with the motion."""
-        if timestep not in self._time_of:
-            if len(self._time_of) >= KEPT_TIMESTEPS:
-                self._time_of.pop(next(iter(self._time_of)))
-            self._time_of[timestep] = self._dit.encode_time(torch.full((1, 1), float(timestep), device=self._device))
-        return self._time_of[timestep]
-
     def _with_feedback(self, latents: Tensor, amount: float) -> Tensor:
-        """Mix in the newest clean latent that both schedules have by now: of chunk j once j and its steps are over."""
-        done = [number for number, (steps, _) in self._state.clean.items() if number + steps <= self._state.chunks]
+        """Mix in the newest clean latent that both schedules have by now: of chunk j once j and its steps are over.
+
+        With several stages its steps may take longer than that, and are waited for.
+        """
+        state = self._state
+        while any(item.number + len(item.timesteps) <= state.chunks for item in self._under_way()):
+            self._micro_step(None)
+        done = [number for number, (steps, _) in state.clean.items() if number + steps <= state.chunks]
         if not done:
             return latents
-        return torch.lerp(latents, self._codec.as_encoded(self._state.clean[max(done)][1]).float(), amount)
-
-    def _eps(self, item: InFlight, *, step: int) -> Tensor:
-        draws = [
-            weight
-            * self._state.noise.eps(
-                mode=item.settings.noise_mode,
-                seed=seed,
-                epoch=self._epoch,
-                chunk=item.number,
-                phase=item.phase,
-                step=step,
-                shape=tuple(item.latents.shape),
-            )
-            for seed, weight in item.seeds
-        ]
-        return self._sent(sum(draws[1:], start=draws[0]))
-
-    def _sent(self, tensor: Tensor) -> Tensor:
-        """A host tensor on the device. From pinned memory the copy waits for nothing that a GPU still does."""
-        if self._device.type == "cuda":
-            tensor = tensor.pin_memory()
-        return tensor.to(self._device, non_blocking=True)
+        return torch.lerp(latents, self.pipe.first.codec.as_encoded(state.clean[max(done)][1]).float(), amount)
 
     # The two schedules.
 
     def _choose_schedule(self, wanted: str) -> None:
-        wanted = "latency" if wanted == "auto" else wanted
+        if wanted == "auto":
+            wanted = "latency" if self.pipe.depth == 1 else "throughput"
         if wanted != self._schedule:
             # Once nothing is in flight the rows are the same in both, so the change costs nothing else.
             self._drain()
@@ -456,17 +439,15 @@ class StreamEngine(Engine):
 
     def _run_all_steps(self, item: InFlight) -> None:
         """One chunk, its steps one after another. The opening runs on row 0 and is then copied to every row."""
-        cache, is_opening = self._state.cache, item.number == 0
-        while not item.is_denoised:
-            row = 0 if is_opening else item.step
-            cache.ensure_rows(row + 1)
-            self._forward([(row, item)])
-        if is_opening:
-            for row in range(1, len(item.timesteps)):
-                cache.copy_row(0, row)
-            if cache.writes_empty_rows:
-                self._write_empty_rows(item)
-        self._state.denoised[item.number] = item
+        self._take_all_steps(item)
+        self._decode_finished()
+
+    def _take_all_steps(self, item: InFlight) -> None:
+        while item.step < len(item.timesteps):
+            self._send([(item.step if item.number else 0, item)], micro_step=None)
+            self._land()
+        if not item.number and self.pipe.first.cache.writes_empty_rows:
+            self._write_empty_rows(item)
 
     def _write_empty_rows(self, opening: InFlight) -> None:
         """What the reference's rows compute before a chunk reaches them: of zeros, then of what the row above made.
@@ -477,100 +458,144 @@ class StreamEngine(Engine):
         zeros = torch.zeros_like(opening.latents[:, :1])
         above: dict[int, Tensor] = {}
         for call in range(1, steps):
-            rows = [
-                (
-                    row,
-                    replace(
-                        opening,
-                        chunk_id=NO_CHUNK,
-                        number=call - row,
-                        first_frame=frame,
-                        newest_frame=frame,
-                        fork_from=steps,
-                        step=row,
-                        latents=above.get(row - 1, zeros),
-                        spans=[],
-                    ),
+            rows = range(call, steps)
+            orders = tuple(
+                replace(
+                    self._order_of(row, opening, step=row),
+                    chunk=NO_CHUNK,
+                    first_frame=frame,
+                    newest_frame=frame,
+                    noise=replace(opening.noise, number=call - row, is_empty=True),
+                    copies_to=(),
                 )
-                for row in range(call, steps)
-            ]
-            self._forward(rows)
-            above = {row: item.latents for row, item in rows}
+                for row in rows
+            )
+            kept = self._kept_prompts([opening])
+            latents = torch.cat([above.get(row - 1, zeros) for row in rows])
+            self.pipe.send(StepOrder(self._epoch, orders, texts=kept, contexts=kept), latents, ())
+            landed = self.pipe.take()
+            above = {row: landed.latents[b : b + 1] for b, row in enumerate(rows)}
 
-    def _micro_step(self) -> None:
-        """One step of every chunk in flight, each on its own row; then all move down by one row."""
-        state = self._state
-        rows = sorted(state.rows_in_flight.items())
-        state.cache.ensure_rows(rows[-1][0] + 1)
-        self._forward(rows)
-        state.rows_in_flight = {row + 1: item for row, item in rows if not item.is_denoised}
-        state.denoised.update({item.number: item for _, item in rows if item.is_denoised})
+    def _micro_step(self, entering: InFlight | None) -> int:
+        """One step of every chunk whose turn it is, each on its own row; -> how many rows that were.
+
+        A chunk's next step is `depth` micro-steps after the one before, on the next row.
+        """
+        state, number = self._state, self._state.micro_steps
+        state.micro_steps += 1
+        while state.flights and state.flights[0].micro_step <= number - self.pipe.depth:
+            self._land()
+        rows = state.due.pop(number, [])
+        if entering is not None:
+            rows = [(0, entering), *rows]
+        if rows:
+            self._send(rows, micro_step=number)
+        return len(rows)
 
     def _drain(self) -> None:
-        while self._state.rows_in_flight:
-            self._micro_step()
+        state = self._state
+        while state.due or state.flights:
+            self._micro_step(None)
         self._decode_finished()
 
-    def _forward(self, rows: list[tuple[int, InFlight]]) -> None:
-        """One denoising step of each item on its row, in one batch; then its re-noising and its cache's upkeep."""
-        started, cache = self._clock.mark(), self._state.cache
-        past = cache.attention(
-            [RowWrite(row, item.first_frame, item.newest_frame, item.settings.sink_similarity) for row, item in rows]
-        )
-        latents = torch.cat([item.latents for _, item in rows])
-        text = TextContext.stack([item.text for _, item in rows])
-        told = [self._time_context(item.timesteps[item.step]) for _, item in rows]
-        time = TimeContext.stack(told, latents.shape[1])
-        x = self._dit.embed(latents.to(self._dtype))
-        for stage in self._stages.stages:
-            x = self._dit.run_blocks(x, time, text, past, stage.first_block, stage.end_block)
-        grid_hw = (latents.shape[-2] // 2, latents.shape[-1] // 2)
-        flow = self._dit.finish(x, time, grid_hw).float()
-        for b, (row, item) in enumerate(rows):
-            self._advance(item, row, flow[b : b + 1])
-        ended = self._clock.mark()
-        for _, item in rows:
-            item.spans.append(("denoise", started, ended, 1.0 / len(rows)))
+    def _under_way(self) -> list[InFlight]:
+        """Chunks with steps to take, or being taken."""
+        rows = [row for flight in self._state.flights for row in flight.rows]
+        rows += [row for due in self._state.due.values() for row in due]
+        return [item for _, item in rows]
 
-    def _advance(self, item: InFlight, row: int, flow: Tensor) -> None:
-        clean = item.latents - sigma_of(item.timesteps[item.step]) * flow
-        item.step += 1
-        if item.is_denoised:
-            item.latents = clean
-            # The opening runs all its steps before the next chunk enters, in both schedules.
-            self._state.clean[item.number] = (len(item.timesteps) if item.number else 1, clean[:, -1:])
-            self._state.clean.pop(item.number - 2 * MAX_STEPS, None)
+    def _send(self, rows: list[tuple[int, InFlight]], *, micro_step: int | None) -> None:
+        """Begin one denoising step of each item on its row, in one batch."""
+        state, started = self._state, self._clock.mark()
+        enters, side = NO_CHUNK, NOTHING
+        decodes: list[DecodeOrder] = []
+        if not self.pipe.decodes_here:
+            enters, side = next(((item.number, item.side) for _, item in rows if item.step == 0), (NO_CHUNK, NOTHING))
+            state.last_steps |= {item.number: item for _, item in rows if item.is_last_step}
+            while (item := state.last_steps.pop(state.decodes_ordered, None)) is not None:
+                decodes.append(item.decode_order)
+                state.decoding[item.number] = item
+                state.decodes_ordered += 1
+        items = [item for _, item in rows]
+        # Chunks that are denoised need their prompt for decoding, and its keys and values no more.
+        others = [*state.denoised.values(), *state.last_steps.values(), *state.decoding.values(), *self._apart]
+        order = StepOrder(
+            epoch=self._epoch,
+            rows=tuple(self._order_of(row, item, step=item.step) for row, item in rows),
+            decodes=tuple(decodes),
+            enters=enters,
+            texts=self._kept_prompts([*items, *self._under_way(), *others]),
+            contexts=tuple(sorted({item.text for item in (*items, *self._under_way())})),
+        )
+        latents = torch.cat([item.latents for item in items]) if len(items) > 1 else items[0].latents
+        self.pipe.send(order, latents, side)
+        state.flights.append(Flight(rows, started, NOT_DUE if micro_step is None else micro_step))
+
+    def _kept_prompts(self, items: list[InFlight]) -> tuple[int, ...]:
+        return tuple(sorted({item.text for item in items} | {number for _, number in self._prompt_of.values()}))
+
+    def _order_of(self, row: int, item: InFlight, *, step: int) -> RowOrder:
+        is_last = step + 1 == len(item.timesteps)
+        if item.number == 0:
+            copies_to = tuple(range(1, len(item.timesteps))) if is_last else ()
         else:
-            sigma = sigma_of(item.timesteps[item.step])
-            item.latents = (1.0 - sigma) * clean + sigma * self._eps(item, step=item.step)
-        cache = self._state.cache
-        if item.sink is not None:
-            cache.refresh_sink(row, sink=item.sink, frame=item.newest_frame)
-        if item.number and row + 1 >= item.fork_from and row + 1 < len(item.timesteps):
             # A row that joins starts as a copy of the row above as this chunk left it: the slot that this chunk
             # wrote is the one that it writes again there, so this is the row as it stood before the chunk.
-            cache.copy_row(row, row + 1)
+            copies_to = (row + 1,) if item.fork_from <= row + 1 < len(item.timesteps) else ()
+        return RowOrder(
+            chunk=item.number,
+            row=row,
+            first_frame=item.first_frame,
+            newest_frame=item.newest_frame,
+            text=item.text,
+            step=step,
+            timestep=item.timesteps[step],
+            next_timestep=None if is_last else item.timesteps[step + 1],
+            noise=item.noise,
+            sink=item.sink,
+            sink_threshold=item.settings.sink_similarity,
+            copies_to=copies_to,
+        )
 
     # Out.
 
+    def _land_what_is_ready(self) -> None:
+        while self._state.flights and self.pipe.is_ready():
+            self._land()
+            self._decode_finished()
+
+    def _land(self) -> None:
+        """Take the oldest micro-step back; its chunks go on, or are denoised."""
+        state, landed = self._state, self.pipe.take()
+        flight, ended = state.flights.popleft(), self._clock.mark()
+        for b, (row, item) in enumerate(flight.rows):
+            item.latents = landed.latents[b : b + 1]
+            item.spans.append(("denoise", flight.started, ended, 1.0 / len(flight.rows)))
+            item.step += 1
+            if item.step < len(item.timesteps):
+                if flight.micro_step != NOT_DUE:
+                    state.due.setdefault(flight.micro_step + self.pipe.depth, []).append((row + 1, item))
+                continue
+            # The opening runs all its steps before the next chunk enters, in both schedules.
+            state.clean[item.number] = (len(item.timesteps) if item.number else 1, item.latents[:, -1:])
+            state.clean.pop(item.number - 2 * MAX_STEPS, None)
+            if self.pipe.decodes_here:
+                state.denoised[item.number] = item
+        for number, picture in landed.pictures.items():
+            self._deliver(state.decoding.pop(number), *picture)
+
     def _decode_finished(self) -> None:
         """Decode in the order of entry: the decoder remembers, and a chunk of fewer steps may be denoised first."""
-        state = self._state
-        while state.decoded in state.denoised:
-            item = state.denoised.pop(state.decoded)
-            state.decoded += 1
-            self._deliver(item, *self._decode(item))
+        while self._state.decoded in self._state.denoised:
+            self._decode_next()
 
-    def _decode(self, item: InFlight) -> tuple[Tensor, Tensor]:
-        """-> frames [T, H, W, 3] uint8 and whether they are finite, both on the device and not waited for."""
-        started = self._clock.mark()
-        codec_state = self._state.codec_state
-        frames = self._codec.decode(item.latents.to(self._dtype), item.side, item.prepared, codec_state)
-        is_finite = torch.isfinite(frames.sum())  # one pass: a value that is no number spoils the sum
-        pixels = frames[0].permute(0, 2, 3, 1).float().mul(127.5).add_(128.0).clamp_(0, 255).to(torch.uint8)
-        pixels = pixels.contiguous()
+    def _decode_next(self) -> None:
+        state, started = self._state, self._clock.mark()
+        item = state.denoised.pop(state.decoded)
+        state.decoded += 1
+        picture = self.pipe.first.decode(item.decode_order, item.latents, item.side)
         item.spans.append(("decode", started, self._clock.mark(), 1.0))
-        return pixels, is_finite
+        self._deliver(item, *picture)
 
     def _deliver(self, item: InFlight, pixels: Tensor, is_finite: Tensor) -> None:
         """The one place where the host waits for the device: once a chunk, at its end."""
@@ -583,7 +608,8 @@ class StreamEngine(Engine):
         stage_ms = dict.fromkeys(STAGES, 0.0)
         for stage, start, end, share in item.spans:
             stage_ms[stage] += share * self._clock.ms_between(start, end)
-        stage_ms["chunk"] = sum(stage_ms.values())
+        # With several stages the next chunk enters while this one is on its way.
+        stage_ms["chunk"] = (0.0 if self.pipe.depth == 1 else item.taken_ms) or sum(stage_ms.values())
         self._finished.append(
             ChunkResult(
                 chunk_id=item.chunk_id,
@@ -600,17 +626,3 @@ class StreamEngine(Engine):
     def _take_finished(self) -> list[ChunkResult]:
         results, self._finished = self._finished, []
         return results
-
-    def _new_state(self) -> StreamState:
-        width, height = self.traits.size_wh
-        config, scale = self._dit.config, self._codec.spatial_factor * 2
-        cache = self._new_cache(
-            self._window,
-            layers=config.num_layers,
-            heads=config.num_heads,
-            head_dim=config.head_dim,
-            grid_hw=(height // scale, width // scale),
-            device=self._device,
-            dtype=self._dtype,
-        )
-        return StreamState(cache, self._codec.new_state(self.traits.size_wh))

@@ -26,10 +26,11 @@ from sdv2live.engine.model.taehv import TAEHV, patched_state_dict
 from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
 from sdv2live.engine.model.wan_vae import WanVAE, WanVaeConfig
 from sdv2live.engine.noise import draw
+from sdv2live.engine.pipe import LocalPipe
 from sdv2live.engine.precision import choose_device, choose_dtype
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.reference_profile import cache_of
-from sdv2live.engine.stages import StageMap
+from sdv2live.engine.stage_runner import StageRunner
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.text_ahead import Direct, TextAhead, Texts
 from sdv2live.engine.umt5 import UMT5Encoder, UMT5Size, clean_text
@@ -73,16 +74,21 @@ def build_wan(spec: EngineSpec, *, first_epoch: int = 0, say: Say = log.info) ->
             codec = _codec(spec, sizes.vae, files, dtype=dtype, device=device)
             texts = _texts(files, sizes.text, sizes.dit, device=device)
             stack.callback(texts.close)
-            engine = StreamEngine(
-                traits=traits_of(spec),
+            runner = StageRunner(
                 dit=dit,
                 codec=codec,
+                window=window_of(spec),
+                size_wh=spec.size_wh,
+                device=device,
+                dtype=dtype,
+                new_cache=cache_of(spec.profile),
+            )
+            engine = StreamEngine(
+                traits=traits_of(spec),
+                pipe=LocalPipe([runner]),
                 prompts=PromptMixer(texts, waits=spec.waits_for_text),
                 window=window_of(spec),
-                stages=StageMap.on_one(device, sizes.dit.num_layers),
-                dtype=dtype,
                 first_epoch=first_epoch,
-                new_cache=cache_of(spec.profile),
                 warm_up_steps=min(spec.steps_count, 2),
             )
         except (RuntimeError, MemoryError) as error:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdv2live.engine.codec import Side
 from sdv2live.engine.model import taehv, wan_vae
 from sdv2live.engine.model.taehv import TAEHV
 from sdv2live.engine.model.wan_vae import LATENT_MEAN, LATENT_STD, VaeState, WanVAE, WanVaeConfig
@@ -88,7 +89,7 @@ class WanCodec:
         """Neither decoder has a style."""
         return None
 
-    def encode(self, frames: Tensor, state: WanCodecState) -> tuple[Tensor, None]:
+    def encode(self, frames: Tensor, state: WanCodecState) -> tuple[Tensor, Side]:
         """frames [1, T, 3, H, W] in [-1, 1] -> latents [1, F, 16, H/8, W/8] in the encoder's dtype, and no side data.
 
         Wan: T = 5 opens and gives two latents; TAEHV: T = 4 opens and gives one. Later four frames give one latent.
@@ -102,7 +103,7 @@ class WanCodec:
             latents = self._encoder.encode(frames * 0.5 + 0.5, state.encoder)
             if not self.normalise:
                 latents = (latents * self._encode_std + self._encode_mean).to(latents.dtype)
-        return latents, None
+        return latents, ()
 
     def as_encoded(self, latents: Tensor) -> Tensor:
         """What the DiT gives is normalised; what `encode` gives is so only where the switch says it."""
@@ -110,7 +111,7 @@ class WanCodec:
             return latents
         return latents.to(self._encode_std.device) * self._encode_std + self._encode_mean
 
-    def decode(self, latents: Tensor, side: None, prepared: None, state: WanCodecState) -> Tensor:
+    def decode(self, latents: Tensor, side: Side, prepared: None, state: WanCodecState) -> Tensor:
         """Normalised latents [1, F, 16, h, w] -> as many frames as were encoded, in the decoder's dtype, not clamped.
 
         [1, T, 3, 8h, 8w], about [-1, 1]. The opening's two latents come together.

@@ -24,12 +24,11 @@ from sdv2live.engine.model.wan_transformer import POCKET, WanConfig, WanTransfor
 from sdv2live.engine.model.wan_vae import WanVAE, WanVaeConfig
 from sdv2live.engine.pocket import PocketStreamCodec
 from sdv2live.engine.prompts import PromptMixer
-from sdv2live.engine.stages import StageMap
 from sdv2live.engine.stream import InFlight, StreamEngine
 from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.wan_codec import WanCodec
 from sdv2live.engine.window import Window
-from tests.engine.toy import drawn_
+from tests.engine.toy import drawn_, one_stage
 
 SIZE_WH = (64, 32)
 WAN = WanConfig(dim=24, ffn_dim=24, num_heads=1, num_layers=2, freq_dim=8, text_dim=8, text_len=3)
@@ -67,12 +66,9 @@ def engine_on(device: torch.device, name: str) -> StreamEngine:
         codec = PocketStreamCodec(PocketCodec().eval().requires_grad_(False).to(device))
     return WaitsNowhereButAtTheEnd(
         traits=EngineTraits(name, SIZE_WH, first_chunk_frames=5 if name == "wan" else 4, chunk_frames=4, defaults={}),
-        dit=dit,
-        codec=codec,
+        pipe=one_stage(dit, codec, Window(6, 3), SIZE_WH, device=device),
         prompts=PromptMixer(Direct(lambda text: torch.full((1, config.text_len, config.text_dim), len(text) / 9))),
         window=Window(6, 3),
-        stages=StageMap.on_one(device, config.num_layers),
-        dtype=torch.float32,
     )
 
 

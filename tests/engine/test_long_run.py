@@ -18,14 +18,13 @@ from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
 from sdv2live.engine.model.wan_vae import WanVAE, WanVaeConfig
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.reference_profile import ReferenceKVCache
-from sdv2live.engine.stages import StageMap
 from sdv2live.engine.stream import InFlight, StreamEngine
 from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.wan_codec import WanCodec
 from sdv2live.engine.window import Window
 from sdv2live.engine.worker import plain_reason
 from sdv2live.errors import ChunkError
-from tests.engine.toy import CPU, SumCodec, drawn_, run_toy, toy_engine, toy_frames
+from tests.engine.toy import SumCodec, drawn_, one_stage, run_toy, toy_engine, toy_frames
 from tests.engine.wan_cases import NoWaiting
 
 TINY = WanConfig(dim=24, ffn_dim=24, num_heads=1, num_layers=1, freq_dim=8, text_dim=8, text_len=2)
@@ -50,12 +49,9 @@ class KeptLatents(SumCodec):
 def tiny_engine(codec: SumCodec) -> StreamEngine:
     return StreamEngine(
         traits=EngineTraits("tiny", SIZE_WH, first_chunk_frames=4, chunk_frames=4, defaults={}),
-        dit=drawn_(WanTransformer(TINY)),
-        codec=codec,
+        pipe=one_stage(drawn_(WanTransformer(TINY)), codec, Window(6, 3), SIZE_WH),
         prompts=PromptMixer(Direct(lambda _: torch.ones(1, 2, 8))),
         window=Window(6, 3),
-        stages=StageMap.on_one(CPU, 1),
-        dtype=torch.float32,
     )
 
 
@@ -69,7 +65,7 @@ def test_twenty_thousand_latent_frames() -> None:
         engine.submit(Chunk(number, clips[number % 16]), SETTINGS)
         (result,) = engine.poll()
         assert result.is_finite
-        sizes.add((engine.cache_bytes, len(engine._state.clean), len(engine._time_of), engine._epoch))
+        sizes.add((engine.cache_bytes, len(engine._state.clean), len(engine.pipe.first.times), engine._epoch))
     assert len({size[0] for size in sizes}) == 1
     assert {size[3] for size in sizes} == {0}, "no reset"
     assert max(size[1] for size in sizes) <= 16 and max(size[2] for size in sizes) <= 32
@@ -108,12 +104,9 @@ def test_the_host_waits_for_the_device_at_the_end_of_a_chunk_alone(schedule: str
     vae = drawn_(WanVAE(WanVaeConfig(base_dim=4)))
     engine = WaitsAtTheEnd(
         traits=EngineTraits("tiny", SIZE_WH, first_chunk_frames=5, chunk_frames=4, defaults={}),
-        dit=drawn_(WanTransformer(dit)),
-        codec=WanCodec(vae, vae),
+        pipe=one_stage(drawn_(WanTransformer(dit)), WanCodec(vae, vae), Window(6, 3), SIZE_WH),
         prompts=PromptMixer(Direct(lambda text: torch.full((1, 2, 8), float(len(text))))),
         window=Window(6, 3),
-        stages=StageMap.on_one(CPU, 2),
-        dtype=torch.float32,
     )
     steady = replace(SETTINGS, steps_count=2, schedule=schedule, feedback=0.2)
     engine.guard = NoWaitingBesideFrames()
@@ -153,14 +146,14 @@ def test_steps_that_do_not_fit_into_the_memory_leave_the_stream_running(
 
 def out_of_memory_beyond(engine: StreamEngine, most_rows: int) -> None:
     """Rows can be had, and then a forward has no room left beside more than `most_rows` of them."""
-    run_blocks = engine._dit.run_blocks
+    run_blocks = engine.pipe.first.dit.run_blocks
 
     def run(*arguments: Any, **options: Any) -> Tensor:
-        if engine._state.cache.rows > most_rows:
+        if engine.pipe.first.cache.rows > most_rows:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
         return run_blocks(*arguments, **options)
 
-    engine._dit.run_blocks = run  # type: ignore[method-assign]
+    engine.pipe.first.dit.run_blocks = run  # type: ignore[method-assign]
 
 
 def live_chunk(engine: StreamEngine, number: int, settings: ChunkSettings) -> tuple[int, ...]:
@@ -200,7 +193,7 @@ def test_steps_whose_forward_does_not_fit_cost_one_chunk(
 
 
 def toy_rows_bytes(engine: StreamEngine, rows: int) -> int:
-    cache = engine._state.cache
+    cache = engine.pipe.first.cache
     return rows * cache.bytes // cache.rows
 
 
@@ -222,7 +215,7 @@ def test_memory_that_someone_else_takes_costs_no_steps(caplog: pytest.LogCapture
     for number in range(12):
         assert live_chunk(engine, number, FOUR) == (4,)
     with caplog.at_level(logging.ERROR):
-        real = engine._dit.run_blocks
+        real = engine.pipe.first.dit.run_blocks
         out_of_memory_beyond(engine, 0)
         engine.submit(Chunk(12, toy_frames(12)), FOUR)
         with pytest.raises(ChunkError, match="its memory is full: close other programs") as failed:
@@ -231,7 +224,7 @@ def test_memory_that_someone_else_takes_costs_no_steps(caplog: pytest.LogCapture
         engine.submit(Chunk(13, toy_frames(13)), FOUR)
         assert engine.poll() == engine.flush() == [], "what comes before the reset is dropped, not another failure"
         engine.reset()
-        engine._dit.run_blocks = real  # type: ignore[method-assign]
+        engine.pipe.first.dit.run_blocks = real  # type: ignore[method-assign]
         assert live_chunk(engine, 14, FOUR) == (4,)
     assert not caplog.records
 

@@ -40,8 +40,8 @@ def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def networks_of(engine: StreamEngine) -> list[nn.Module]:
-    codec = engine._codec
-    return list(dict.fromkeys((engine._dit, codec._encoder, codec._decoder)))
+    codec = engine.pipe.first.codec
+    return list(dict.fromkeys((engine.pipe.first.dit, codec._encoder, codec._decoder)))
 
 
 def run_chunks(engine: StreamEngine, count: int, *, schedule: str = "throughput") -> None:
@@ -68,7 +68,7 @@ def test_weights_and_caches_are_foretold_to_the_byte(small_sizes: None, vae: str
     parameters = [each for network in networks_of(engine) for each in network.parameters()]
     assert {each.dtype for each in parameters} == {dtype}
     assert counted.weights == sum(each.nbytes for each in parameters)
-    state = engine._state.codec_state
+    state = engine.pipe.first.codec_state
     past = [*state.encoder.past, *state.decoder.past]
     assert counted.caches == engine.cache_bytes + sum(each.nbytes for each in past)
     engine.close()

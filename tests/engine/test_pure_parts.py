@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from sdv2live.engine.model.wan_transformer import Part
 from sdv2live.engine.noise import MotionController, NoiseSource, SeedMixer, draw, largest_change
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.schedule import chunk_timesteps, first_timestep, opening_timesteps, sigma_of
-from sdv2live.engine.stages import Stage, StageMap
+from sdv2live.engine.stages import StageMap
 from sdv2live.engine.text_ahead import Direct
 from sdv2live.errors import UserError
 
@@ -231,10 +232,18 @@ def test_seeds_blend_on_the_sphere() -> None:
         assert len(weights) <= 4 and sum(weight**2 for _, weight in weights) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("edges", [[], [(0, 3)], [(0, 6), (0, 6)], [(0, 2), (3, 6)], [(0, 0), (0, 6)], [(0, 7)]])
-def test_a_stage_map_covers_every_block_once(edges: list[tuple[int, int]]) -> None:
-    device = torch.device("cpu")
-    with pytest.raises(ValueError, match="cover"):
-        StageMap(tuple(Stage(device, *edge) for edge in edges), 6)
-    assert StageMap((Stage(device, 0, 2), Stage(device, 2, 6)), 6).first.end_block == 2
-    assert StageMap.on_one(device, 6).first.end_block == 6
+@pytest.mark.parametrize(("counts", "decode_rank"), [((), 0), ((0,), 0), ((-1, 7), 0), ((3, 0), 0), ((2, 2, 2), 1)])
+def test_a_stage_map_that_cannot_be_is_refused(counts: tuple[int, ...], decode_rank: int) -> None:
+    with pytest.raises(ValueError, match="rank"):
+        StageMap(counts, decode_rank)
+
+
+def test_a_stage_map_gives_each_rank_its_part() -> None:
+    assert StageMap.on_one(6).part(0) == Part(0, 6, embeds=True, finishes=True)
+    halves = StageMap((2, 4), decode_rank=1)
+    assert halves.part(0) == Part(0, 2, embeds=True, finishes=False)
+    assert halves.part(1) == Part(2, 6, embeds=False, finishes=True)
+    assert [halves.decodes(rank) for rank in range(2)] == [False, True]
+    codec_alone = StageMap((0, 3, 3))
+    assert codec_alone.part(0) == Part(0, 0, embeds=False, finishes=False)
+    assert codec_alone.part(1) == Part(0, 3, embeds=True, finishes=False), "who has the first block embeds"

@@ -21,15 +21,16 @@ from torch import Tensor
 
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineTraits
 from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
-from sdv2live.engine.noise import MotionController, largest_change
+from sdv2live.engine.noise import MotionController, NoiseSource, largest_change
+from sdv2live.engine.orders import NoiseKey
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.reference_profile import ReferenceKVCache
 from sdv2live.engine.schedule import SMALLEST_FIRST, SMALLEST_GAP, first_timestep, flow_sigmas
-from sdv2live.engine.stages import StageMap, reference_split
-from sdv2live.engine.stream import NO_CHUNK, InFlight, StreamEngine
+from sdv2live.engine.stages import reference_split
+from sdv2live.engine.stream import InFlight, StreamEngine
 from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.window import Window
-from tests.engine.toy import CPU, drawn_
+from tests.engine.toy import drawn_, one_stage
 from tests.engine.wan_cases import run_wan_vae_case
 
 FOLDER = Path(os.environ.get("SDV2LIVE_GOLDEN_DIR", Path(__file__).parents[1] / "golden"))
@@ -55,22 +56,21 @@ class GivenLatents:
     def prepare(self, embedding: Tensor, noise_scale: float) -> object:
         return None
 
-    def encode(self, frames: Tensor, state: object) -> tuple[Tensor, object]:
+    def encode(self, frames: Tensor, state: object) -> tuple[Tensor, tuple[Tensor, ...]]:
         self._next += 1
-        return self._given[f"noisy_latent.{self._next - 1}"], frames.shape[1]
+        return self._given[f"noisy_latent.{self._next - 1}"], (torch.zeros(frames.shape[1]),)
 
     def as_encoded(self, latents: Tensor) -> Tensor:
         return latents
 
-    def decode(self, latents: Tensor, side: object, prepared: object, state: object) -> Tensor:
+    def decode(self, latents: Tensor, side: tuple[Tensor, ...], prepared: object, state: object) -> Tensor:
         self.clean.append(latents)
-        return torch.zeros(1, int(str(side)), 3, 16, 16)
+        return torch.zeros(1, len(side[0]), 3, 16, 16)
 
 
-class InjectedDraws(StreamEngine):
-    """Noise and timesteps from the case: latents come noised, and each draw is the reference's, in its order."""
+class GivenTimesteps(StreamEngine):
+    """Timesteps from the case."""
 
-    draws: dict[str, Tensor]
     opening: tuple[int, ...]
     later: tuple[int, ...]
 
@@ -86,18 +86,26 @@ class InjectedDraws(StreamEngine):
         self._state.rows = len(wanted)
         return item
 
-    def _eps(self, item: InFlight, *, step: int) -> Tensor:
-        if step == 0 and item.chunk_id != NO_CHUNK:
-            return item.latents  # already noised: the blend of a tensor with itself changes nothing
-        rows = len(item.timesteps) - 1
-        index = (
-            step - 1
-            if item.number == 0 and item.chunk_id != NO_CHUNK
-            else rows + (item.number + step - 2) * rows + step - 1
-        )
-        if f"renoise.{index}" not in self.draws:
-            return torch.zeros_like(item.latents)  # the reference had stopped before this chunk was finished
-        return self.draws[f"renoise.{index}"].reshape(item.latents.shape)
+
+class GivenDraws(NoiseSource):
+    """The reference's draws, in its order; latents come noised, and the blend of a tensor with itself changes nothing.
+
+    steps: how many the case's list has.
+    """
+
+    def __init__(self, draws: dict[str, Tensor], steps: int) -> None:
+        super().__init__()
+        self._draws, self._rows = draws, steps - 1
+
+    def of_chunk(self, key: NoiseKey, *, epoch: int, step: int, shape: tuple[int, ...]) -> Tensor:
+        if step == 0 and not key.is_empty:
+            return self._draws[f"noisy_latent.{key.number}"]
+        rows = self._rows
+        is_opening = key.number == 0 and not key.is_empty
+        index = step - 1 if is_opening else rows + (key.number + step - 2) * rows + step - 1
+        if f"renoise.{index}" not in self._draws:
+            return torch.zeros(shape)  # the reference had stopped before this chunk was finished
+        return self._draws[f"renoise.{index}"].reshape(shape)
 
 
 def run_stream_case(spec: dict, tensors: dict[str, Tensor]) -> None:
@@ -111,18 +119,20 @@ def run_stream(spec: dict, tensors: dict[str, Tensor], schedule: str) -> None:
     config = WanConfig(**sizes)
     codec = GivenLatents(tensors)
     size_wh = (spec["latent_width"] * 8, spec["latent_height"] * 8)
-    engine = InjectedDraws(
+    window, steps = Window(spec["kv_cache_frames"], spec["sink_frames"]), tuple(spec["denoising_steps"])
+    engine = GivenTimesteps(
         traits=EngineTraits("golden", size_wh, first_chunk_frames=5, chunk_frames=4, defaults={}),
-        dit=drawn_(WanTransformer(config), spec["weight_salt"]),
-        codec=codec,
+        pipe=one_stage(
+            drawn_(WanTransformer(config), spec["weight_salt"]),
+            codec,
+            window,
+            size_wh,
+            new_cache=partial(ReferenceKVCache, reset_frame=spec["rope_reset_frame"]),
+            noise=GivenDraws(tensors, len(steps)),
+        ),
         prompts=PromptMixer(Direct(lambda text: tensors["prompt_embeds"])),
-        window=Window(spec["kv_cache_frames"], spec["sink_frames"]),
-        stages=StageMap.on_one(CPU, config.num_layers),
-        dtype=torch.float32,
-        new_cache=partial(ReferenceKVCache, reset_frame=spec["rope_reset_frame"]),
+        window=window,
     )
-    engine.draws = tensors
-    steps = tuple(spec["denoising_steps"])
     engine.opening = steps
     engine.later = (spec["first_timestep"] or steps[0], *steps[1:])
     for chunk in range(spec["chunks"] + 1):

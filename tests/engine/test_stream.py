@@ -82,7 +82,7 @@ def test_throughput_equals_latency(script: str, window: Window, exact_latents: d
     a = run_toy(latency, [replace(s, schedule="latency") for s in SCRIPTS[script]])
     b = run_toy(throughput, [replace(s, schedule="throughput") for s in SCRIPTS[script]])
     assert difference(a, b) <= 1  # one grey level: a rounding edge
-    first, second = (exact_latents[id(engine._codec)] for engine in (latency, throughput))
+    first, second = (exact_latents[id(engine.pipe.first.codec)] for engine in (latency, throughput))
     for ours, theirs in zip(first, second, strict=True):
         assert (ours - theirs).abs().max() <= 1e-5 * ours.abs().max()
 
@@ -144,7 +144,7 @@ def test_at_most_one_chunk_waits_and_counts_are_checked() -> None:
 def test_a_picture_that_is_not_finite_is_marked() -> None:
     engine = toy_engine()
     with torch.no_grad():
-        engine._dit.head.head.bias.fill_(float("nan"))
+        engine.pipe.first.dit.head.head.bias.fill_(float("nan"))
     engine.submit(Chunk(0, toy_frames(0)), BASE)
     assert [result.is_finite for result in engine.poll()] == [False]
 

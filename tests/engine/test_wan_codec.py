@@ -14,12 +14,11 @@ from sdv2live.engine.model.taehv import TAEHV
 from sdv2live.engine.model.wan_transformer import WanTransformer
 from sdv2live.engine.model.wan_vae import LATENT_MEAN, LATENT_STD, WanVAE
 from sdv2live.engine.prompts import PromptMixer
-from sdv2live.engine.stages import StageMap
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.wan_codec import VAE_MODES, WanCodec, WanCodecState, state_bytes
 from sdv2live.engine.window import Window
-from tests.engine.toy import CPU, SMALL, drawn_, toy_prompt
+from tests.engine.toy import SMALL, drawn_, one_stage, toy_prompt
 from tests.engine.wan_cases import NoWaiting, assert_close, one_thread, small_vae
 
 SIZE_WH = (24, 16)
@@ -59,7 +58,7 @@ def frames_of(count: int, seed: int = 0) -> Tensor:
 
 def encoded(codec: WanCodec, frames: Tensor, state: WanCodecState) -> Tensor:
     latents, side = codec.encode(frames, state)
-    assert side is None
+    assert side == ()
     return latents
 
 
@@ -201,12 +200,9 @@ def test_a_stream_runs_on_it(mode: str, wan: WanVAE, tiny: TAEHV) -> None:
     size_wh = (32, 16)
     engine = StreamEngine(
         traits=EngineTraits(mode, size_wh, first_chunk_frames=codec.first_chunk_frames, chunk_frames=4, defaults={}),
-        dit=drawn_(WanTransformer(SMALL)),
-        codec=codec,
+        pipe=one_stage(drawn_(WanTransformer(SMALL)), codec, Window(capacity=4, sinks=1), size_wh),
         prompts=PromptMixer(Direct(toy_prompt)),
         window=Window(capacity=4, sinks=1),
-        stages=StageMap.on_one(CPU, SMALL.num_layers),
-        dtype=torch.float32,
     )
     results = []
     for number in range(3):

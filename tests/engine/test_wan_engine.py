@@ -216,7 +216,7 @@ def test_latents_may_be_normalised(weights: Path) -> None:
 def test_a_grow_layer_with_room_for_more_gives_its_last_frames(weights: Path) -> None:
     """The file's first half is nonsense (9.0 throughout), so it must not have been taken."""
     engine = build_wan(replace(SPEC, vae="taehv", weights=str(weights)))
-    assert engine._codec._decoder.decoder[7].conv.weight.max() < 1
+    assert engine.pipe.first.codec._decoder.decoder[7].conv.weight.max() < 1
     engine.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineTraits
 from sdv2live.engine.kv_cache import KVCache
 from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
+from sdv2live.engine.noise import NoiseSource
+from sdv2live.engine.pipe import LocalPipe
 from sdv2live.engine.prompts import PromptMixer
-from sdv2live.engine.stages import StageMap
+from sdv2live.engine.stage_runner import StageRunner
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.window import Window
@@ -39,19 +42,19 @@ class SumCodec:
     def prepare(self, embedding: Tensor, noise_scale: float) -> Tensor:
         return embedding.mean() * 0.01 + noise_scale * 0.1
 
-    def encode(self, frames: Tensor, state: object) -> tuple[Tensor, object]:
+    def encode(self, frames: Tensor, state: object) -> tuple[Tensor, tuple[Tensor, ...]]:
         pooled = nn.functional.avg_pool2d(frames.mean(1), 8)
-        return torch.einsum("oc,bchw->bohw", self._mix, pooled)[:, None], frames.shape[1]
+        return torch.einsum("oc,bchw->bohw", self._mix, pooled)[:, None], (torch.ones(frames.shape[1]),)
 
     def as_encoded(self, latents: Tensor) -> Tensor:
         return latents
 
-    def decode(self, latents: Tensor, side: object, prepared: Tensor, state: dict[str, Tensor]) -> Tensor:
+    def decode(self, latents: Tensor, side: tuple[Tensor, ...], prepared: Tensor, state: dict[str, Tensor]) -> Tensor:
         picture = torch.einsum("oc,bohw->bchw", self._mix, latents[:, -1]) * 0.05 + prepared
         picture = nn.functional.interpolate(picture, scale_factor=8, mode="nearest")
         before = state.get("before", picture)
         state["before"] = picture
-        return (picture * 0.8 + before * 0.2)[:, None].expand(-1, int(str(side)), -1, -1, -1)
+        return (picture * 0.8 + before * 0.2)[:, None].expand(-1, len(side[0]), -1, -1, -1)
 
 
 def drawn_(dit: WanTransformer, salt: str = "") -> WanTransformer:
@@ -75,17 +78,38 @@ def toy_engine(
     *, window: Window | None = None, first_epoch: int = 0, new_cache: Callable[..., KVCache] = KVCache
 ) -> StreamEngine:
     traits = EngineTraits("toy", SIZE_WH, first_chunk_frames=4, chunk_frames=4, defaults={})
+    window = window or Window(capacity=4, sinks=1)
     return StreamEngine(
         traits=traits,
-        dit=drawn_(WanTransformer(SMALL)),
-        codec=SumCodec(),
+        pipe=one_stage(drawn_(WanTransformer(SMALL)), SumCodec(), window, SIZE_WH, new_cache=new_cache),
         prompts=PromptMixer(Direct(toy_prompt)),
-        window=window or Window(capacity=4, sinks=1),
-        stages=StageMap.on_one(CPU, SMALL.num_layers),
-        dtype=torch.float32,
+        window=window,
         first_epoch=first_epoch,
-        new_cache=new_cache,
     )
+
+
+def one_stage(
+    dit: WanTransformer,
+    codec: Any,
+    window: Window,
+    size_wh: tuple[int, int],
+    *,
+    device: torch.device = CPU,
+    new_cache: Callable[..., KVCache] = KVCache,
+    noise: NoiseSource | None = None,
+) -> LocalPipe:
+    """The whole model in this process, in float32."""
+    runner = StageRunner(
+        dit=dit,
+        codec=codec,
+        window=window,
+        size_wh=size_wh,
+        device=device,
+        dtype=torch.float32,
+        new_cache=new_cache,
+        noise=noise,
+    )
+    return LocalPipe([runner])
 
 
 def toy_frames(number: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +27,7 @@ MEM_BLOCKS = 3
 STATISTICS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
+class Side(NamedTuple):
     """What decode needs of a chunk besides its latent. N = B*4 frames, row by row, in time order."""
 
     half: Tensor  # source, 2x2 pixels a place: [N, 12, H/2, W/2]

@@ -44,6 +44,21 @@ WAN_14B = WanConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40)
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A part of the DiT: blocks [first_block, end_block), the patch embedding, the head. Whatever has blocks or the
+    head also has the time embedding, and whatever has blocks the text embedding."""
+
+    first_block: int
+    end_block: int
+    embeds: bool = True
+    finishes: bool = True
+
+    @property
+    def blocks(self) -> int:
+        return self.end_block - self.first_block
+
+
+@dataclass(frozen=True, slots=True)
 class TextContext:
     """Cross-attention keys and values of a prompt, one [B, X, heads, D] pair a layer. Made once a prompt."""
 
@@ -67,18 +82,25 @@ class TextContext:
 
 @dataclass(frozen=True, slots=True)
 class TimeContext:
-    """The modulations of a timestep: blocks [layers, B, F, 6, dim], head [B, F, 2, dim]. Made once a timestep."""
+    """The modulations of a timestep: blocks [layers, B, F, 6, dim], head [B, F, 2, dim]. Made once a timestep.
 
-    blocks: Tensor
-    head: Tensor
+    Of a part without blocks or without a head there is none of that.
+    """
+
+    blocks: Tensor | None
+    head: Tensor | None
 
     @staticmethod
     def stack(rows: list[TimeContext], frames: int) -> TimeContext:
         """One context for a batch of rows of one frame each, which is then shared by `frames` latent frames."""
         if len(rows) == 1 and frames == 1:
             return rows[0]
-        blocks = torch.cat([row.blocks for row in rows], 1).expand(-1, -1, frames, -1, -1)
-        return TimeContext(blocks, torch.cat([row.head for row in rows]).expand(-1, frames, -1, -1))
+        blocks = [row.blocks for row in rows if row.blocks is not None]
+        heads = [row.head for row in rows if row.head is not None]
+        return TimeContext(
+            torch.cat(blocks, 1).expand(-1, -1, frames, -1, -1) if blocks else None,
+            torch.cat(heads).expand(-1, frames, -1, -1) if heads else None,
+        )
 
 
 class RMSNorm(nn.Module):
@@ -182,35 +204,54 @@ class Head(nn.Module):
 
 
 class WanTransformer(nn.Module):
-    """The DiT. `forward` runs the whole of it; `embed`, `run_blocks` and `finish` are its stages for a split."""
+    """The DiT, or a part of it. `forward` runs the whole; `embed`, `run_blocks` and `finish` are its stages."""
 
-    def __init__(self, config: WanConfig) -> None:
+    def __init__(self, config: WanConfig, part: Part | None = None) -> None:
+        """What is not of `part` is not built; what is has the name that it has in the whole."""
         super().__init__()
         self.config = config
+        self.part = part or Part(0, config.num_layers)
         dim = config.dim
-        self.patch_embedding = nn.Conv3d(config.in_dim, dim, kernel_size=(1, 2, 2), stride=(1, 2, 2))
-        self.text_embedding = nn.Sequential(nn.Linear(config.text_dim, dim), nn.GELU("tanh"), nn.Linear(dim, dim))
-        self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.head = Head(config)
-        nn.init.zeros_(self.head.head.weight)
-        nn.init.zeros_(self.head.head.bias)
+        if self.part.embeds:
+            self.patch_embedding = nn.Conv3d(config.in_dim, dim, kernel_size=(1, 2, 2), stride=(1, 2, 2))
+        if self.part.blocks:
+            self.text_embedding = nn.Sequential(nn.Linear(config.text_dim, dim), nn.GELU("tanh"), nn.Linear(dim, dim))
+        if self.part.blocks or self.part.finishes:
+            self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        if self.part.blocks:
+            self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        own = range(self.part.first_block, self.part.end_block)
+        self.blocks = nn.ModuleDict({str(layer): Block(config) for layer in own})
+        if self.part.finishes:
+            self.head = Head(config)
+            nn.init.zeros_(self.head.head.weight)
+            nn.init.zeros_(self.head.head.bias)
 
     def encode_text(self, embeddings: Tensor) -> TextContext:
         """embeddings [B, X <= text_len, text_dim]; shorter ones are padded with zero rows, which take part."""
+        if not self.part.blocks:
+            return TextContext((), ())
         missing = self.config.text_len - embeddings.shape[1]
         text = self.text_embedding(F.pad(embeddings, (0, 0, 0, missing)))
-        pairs = [block.cross_attn.text_keys_values(text) for block in self.blocks]  # type: ignore[union-attr, operator]
+        pairs = [block.cross_attn.text_keys_values(text) for block in self._own_blocks()]
         return TextContext(tuple(k for k, _ in pairs), tuple(v for _, v in pairs))
 
     def encode_time(self, timesteps: Tensor) -> TimeContext:
         """timesteps [B, F] in 0..1000 -> what every block and the head are modulated by."""
-        dtype = self.patch_embedding.weight.dtype
-        time = self.time_embedding(timestep_embedding(timesteps, self.config.freq_dim).to(dtype))
-        time6 = self.time_projection(time).unflatten(-1, (6, self.config.dim))
-        own = torch.stack([block.modulation for block in self.blocks])  # type: ignore[misc]
-        return TimeContext(own[:, :, None] + time6, self.head.modulation[:, None] + time[:, :, None])
+        blocks = head = None
+        if self.part.blocks or self.part.finishes:
+            dtype = next(self.time_embedding.parameters()).dtype
+            time = self.time_embedding(timestep_embedding(timesteps, self.config.freq_dim).to(dtype))
+        if self.part.blocks:
+            time6 = self.time_projection(time).unflatten(-1, (6, self.config.dim))
+            blocks = torch.stack([block.modulation for block in self._own_blocks()])[:, :, None] + time6
+        if self.part.finishes:
+            head = self.head.modulation[:, None] + time[:, :, None]
+        return TimeContext(blocks, head)
+
+    def _own_blocks(self) -> list[Block]:
+        own = range(self.part.first_block, self.part.end_block)
+        return [self.blocks[str(layer)] for layer in own]  # type: ignore[misc]
 
     def embed(self, latents: Tensor) -> Tensor:
         """latents [B, F, C, h, w] -> x [B, N, dim]."""
@@ -221,22 +262,16 @@ class WanTransformer(nn.Module):
         patches = patches.permute(0, 1, 3, 5, 2, 4, 6).reshape(batch, -1, channels * 4)
         return F.linear(patches.to(weight.dtype), weight.flatten(1), self.patch_embedding.bias)
 
-    def run_blocks(
-        self,
-        x: Tensor,
-        time: TimeContext,
-        text: TextContext,
-        past: SelfAttention,
-        first: int = 0,
-        end: int | None = None,
-    ) -> Tensor:
-        """Blocks [first, end) over x [B, N, dim]."""
-        for layer in range(first, self.config.num_layers if end is None else end):
-            x = self.blocks[layer](x, time.blocks[layer], layer, past, (text.keys[layer], text.values[layer]))
+    def run_blocks(self, x: Tensor, time: TimeContext, text: TextContext, past: SelfAttention) -> Tensor:
+        """Its blocks over x [B, N, dim]. Layers of `past` count from the first of them."""
+        for index, block in enumerate(self._own_blocks()):
+            assert time.blocks is not None
+            x = block(x, time.blocks[index], index, past, (text.keys[index], text.values[index]))
         return x
 
     def finish(self, x: Tensor, time: TimeContext, grid_hw: tuple[int, int]) -> Tensor:
         """tokens [B, N, dim] -> flow [B, F, out_dim, h, w]; inside a patch the channel is the fastest axis."""
+        assert time.head is not None, "this part has no head"
         batch, frames = time.head.shape[:2]
         height, width = grid_hw
         patches = self.head(x, time.head).reshape(batch, frames, height, width, 2, 2, self.config.out_dim)

@@ -1,0 +1,169 @@
+"""What one rank runs of a stream. Owns: its part of the model, its layers' KV cache, the codec's memory, the prompts.
+
+On one device there is one, which has everything. It does as its orders say and decides nothing; nothing here waits for
+the device. Runs on the thread of its rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sdv2live.engine.codec import Codec, Side
+from sdv2live.engine.kv_cache import KVCache, RowWrite
+from sdv2live.engine.model.wan_transformer import TextContext, TimeContext, WanTransformer
+from sdv2live.engine.noise import NoiseSource
+from sdv2live.engine.orders import DecodeOrder, NoiseKey, RowOrder, StepOrder
+from sdv2live.engine.schedule import sigma_of
+from sdv2live.engine.window import Window
+
+KEPT_TIMESTEPS = 32
+
+
+@dataclass(slots=True)
+class Prompt:
+    """embedding [1, X, text_dim] on the device; its keys and values for this rank's blocks, made when first needed."""
+
+    embedding: Tensor
+    context: TextContext | None = None
+
+
+class StageRunner:
+    """A rank's share of every chunk."""
+
+    def __init__(
+        self,
+        *,
+        dit: WanTransformer,
+        codec: Codec,
+        window: Window,
+        size_wh: tuple[int, int],
+        device: torch.device,
+        dtype: torch.dtype,
+        new_cache: Callable[..., KVCache] = KVCache,
+        noise: NoiseSource | None = None,
+    ) -> None:
+        self.dit, self.codec, self.device, self.dtype = dit, codec, device, dtype
+        self._window, self._size_wh, self._new_cache = window, size_wh, new_cache
+        self._noise = noise or NoiseSource()
+        self.times: dict[int, TimeContext] = {}
+        self.prompts: dict[int, Prompt] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """A new epoch: caches, memories and what was kept of chunks. Prompts and timesteps stay."""
+        # The old ones go before the new ones come: both at once may not fit.
+        self.__dict__.pop("cache", None)
+        self.__dict__.pop("codec_state", None)
+        self.clean: dict[int, Tensor] = {}  # by chunk: denoised, and not decoded yet
+        self.sides: dict[int, Side] = {}
+        width, height = self._size_wh
+        config, scale = self.dit.config, self.codec.spatial_factor * 2
+        self.cache: KVCache = self._new_cache(
+            self._window,
+            layers=self.dit.part.blocks,
+            heads=config.num_heads,
+            head_dim=config.head_dim,
+            grid_hw=(height // scale, width // scale),
+            device=self.device,
+            dtype=self.dtype,
+        )
+        self.codec_state = self.codec.new_state(self._size_wh)
+
+    def add_prompt(self, number: int, embedding: Tensor) -> None:
+        """Keep a prompt under its number for as long as orders name it. embedding: on the host."""
+        self.prompts[number] = Prompt(self.sent(embedding).to(self.dtype))
+
+    def encode(self, frames: Tensor) -> tuple[Tensor, Side]:
+        """[T, H, W, 3] uint8 on the host -> latents [1, F, C, h, w] in the codec's dtype, and side data."""
+        pixels = self.sent(frames)
+        # Channels last in memory; what crosses to the device is uint8.
+        video = pixels.permute(0, 3, 1, 2).to(self.dtype).mul_(2.0 / 255.0).sub_(1.0)[None]
+        return self.codec.encode(video, self.codec_state)
+
+    def run(self, order: StepOrder, x: Tensor | None, latents: Tensor) -> tuple[Tensor | None, Tensor]:
+        """This rank's share of a micro-step -> what the next rank goes on with, and the latents.
+
+        x: tokens [B, N, dim], None before they are embedded and after the head. latents [B, F, C, h, w] float32: as
+        they came, and behind the head those of the next step.
+        """
+        part, frames = self.dit.part, latents.shape[1]
+        time = TimeContext.stack([self.time_context(row.timestep) for row in order.rows], frames)
+        if part.embeds:
+            x = self.dit.embed(latents.to(self.dtype))
+        if part.blocks:
+            writes = [RowWrite(row.row, row.first_frame, row.newest_frame, row.sink_threshold) for row in order.rows]
+            text = TextContext.stack([self._text_context(row.text) for row in order.rows])
+            assert x is not None, "nobody has embedded the latents"
+            x = self.dit.run_blocks(x, time, text, self.cache.attention(writes))
+        if part.finishes:
+            assert x is not None
+            flow = self.dit.finish(x, time, (latents.shape[-2] // 2, latents.shape[-1] // 2)).float()
+            advanced = [
+                self._advanced(order, row, latents[b : b + 1], flow[b : b + 1]) for b, row in enumerate(order.rows)
+            ]
+            x, latents = None, torch.cat(advanced) if len(advanced) > 1 else advanced[0]
+        for row in order.rows:
+            self._tend(row)
+        self._forget_prompts(order)
+        return x, latents
+
+    def decode(self, order: DecodeOrder, latents: Tensor, side: Side) -> tuple[Tensor, Tensor]:
+        """Clean latents -> frames [T, H, W, 3] uint8 and whether they are finite, on the device and not waited for."""
+        prepared = self.codec.prepare(self.prompts[order.text].embedding, order.noise_scale)
+        frames = self.codec.decode(latents.to(self.dtype), side, prepared, self.codec_state)
+        is_finite = torch.isfinite(frames.sum())  # one pass: a value that is no number spoils the sum
+        pixels = frames[0].permute(0, 2, 3, 1).float().mul(127.5).add_(128.0).clamp_(0, 255).to(torch.uint8)
+        return pixels.contiguous(), is_finite
+
+    def time_context(self, timestep: int) -> TimeContext:
+        """Kept: later steps are always the same timestep, and the first moves among few with the motion."""
+        if timestep not in self.times:
+            if len(self.times) >= KEPT_TIMESTEPS:
+                self.times.pop(next(iter(self.times)))
+            self.times[timestep] = self.dit.encode_time(torch.full((1, 1), float(timestep), device=self.device))
+        return self.times[timestep]
+
+    def noise_of(self, key: NoiseKey, *, epoch: int, step: int, shape: tuple[int, ...]) -> Tensor:
+        """The draw of one step of a chunk, on the device."""
+        return self.sent(self._noise.of_chunk(key, epoch=epoch, step=step, shape=shape))
+
+    def sent(self, tensor: Tensor) -> Tensor:
+        """A host tensor on the device. From pinned memory the copy waits for nothing that a GPU still does."""
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
+
+    def _text_context(self, number: int) -> TextContext:
+        prompt = self.prompts[number]
+        if prompt.context is None:
+            prompt.context = self.dit.encode_text(prompt.embedding)
+        return prompt.context
+
+    def _advanced(self, order: StepOrder, row: RowOrder, latents: Tensor, flow: Tensor) -> Tensor:
+        """x0 = x_t - sigma v, and noised again to the next timestep if there is one (engine.md, 2)."""
+        clean = latents - sigma_of(row.timestep) * flow
+        if row.next_timestep is None:
+            return clean
+        sigma = sigma_of(row.next_timestep)
+        eps = self.noise_of(row.noise, epoch=order.epoch, step=row.step + 1, shape=tuple(latents.shape))
+        return (1.0 - sigma) * clean + sigma * eps
+
+    def _tend(self, row: RowOrder) -> None:
+        """What becomes of the row's cache once it has run."""
+        if not self.dit.part.blocks:
+            return
+        if row.sink is not None:
+            self.cache.refresh_sink(row.row, sink=row.sink, frame=row.newest_frame)
+        for target in row.copies_to:
+            self.cache.copy_row(row.row, target)
+
+    def _forget_prompts(self, order: StepOrder) -> None:
+        for number in [number for number in self.prompts if number not in order.texts]:
+            del self.prompts[number]
+        for number, prompt in self.prompts.items():
+            if number not in order.contexts:
+                prompt.context = None
