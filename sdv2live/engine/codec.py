@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 Prepared = Any  # what a codec makes of a chunk's prompt and noise before decoding
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a tensor looks like before it is there. channels_last: [N, C, H, W] with the channels last in memory."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    channels_last: bool = False
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
 Side = tuple[Tensor, ...]  # what `decode` needs of a chunk beside its latents; travels with it through rows and ranks
 
 
 class Codec(Protocol):
     """Pixels to latents and back, a chunk at a time, with a memory that belongs to the stream.
 
-    One that was built without its encoder or its decoder (`Half`) is not asked for that.
+    One may be built without its encoder or its decoder, for a rank that has no use for it, and is not asked for that.
 
     spatial_factor: pixels per latent cell, each way. Frames are [1, T, 3, H, W] in [-1, 1]; latents
     [1, F, 16, H / factor, W / factor], normalised as the DiT wants them. Neither call reads from the device.
@@ -34,6 +52,10 @@ class Codec(Protocol):
 
     def encode(self, frames: Tensor, state: Any) -> tuple[Tensor, Side]:
         """-> latents, and side data of this chunk, of the same shapes each time; () where `decode` needs none."""
+        ...
+
+    def side_forms(self, size_wh: tuple[int, int]) -> tuple[Form, ...]:
+        """What the side data that `encode` gives looks like."""
         ...
 
     def as_encoded(self, latents: Tensor) -> Tensor:

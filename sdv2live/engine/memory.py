@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -33,6 +34,7 @@ from sdv2live.engine.precision import DTYPES, choose_dtype
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.reference_profile import cache_of
 from sdv2live.engine.stage_runner import KEPT_TIMESTEPS, StageRunner
+from sdv2live.engine.stages import StageMap
 from sdv2live.engine.stream import InFlight, StreamEngine
 from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.wan_codec import VAE_MODES, WanCodec, empty_networks, state_bytes
@@ -71,13 +73,13 @@ def count_memory(spec: EngineSpec, dit: WanConfig, vae: WanVaeConfig, *, dtype: 
     mode = VAE_MODES[spec.vae]
     with meta:
         network = _Alike(dit).to(dtype).requires_grad_(False)
-    codecs = [codec.to(dtype) for codec in empty_networks(mode, vae)]
+    codecs = [codec.to(dtype) for codec in empty_networks(mode, vae) if codec is not None]
     modules = dict.fromkeys((network, *codecs))
     weights = sum(each.numel() * each.element_size() for module in modules for each in module.state_dict().values())
     with Alive(kept=[each for module in modules for each in module.parameters()]) as alive:
         runner = StageRunner(
             dit=network,
-            codec=WanCodec(*codecs, normalise=spec.normalises_latents),
+            codec=WanCodec(codecs[0], codecs[-1], normalise=spec.normalises_latents),
             window=window_of(spec),
             size_wh=spec.size_wh,
             device=meta,
@@ -96,10 +98,44 @@ def count_memory(spec: EngineSpec, dit: WanConfig, vae: WanVaeConfig, *, dtype: 
     return Footprint(weights, caches, max(0, alive.most_bytes - alive.kept_bytes - caches))
 
 
+def count_share(
+    whole: Footprint,
+    spec: EngineSpec,
+    dit: WanConfig,
+    vae: WanVaeConfig,
+    *,
+    dtype: torch.dtype,
+    stages: StageMap,
+    rank: int,
+) -> Footprint:
+    """What `rank` takes of an engine that takes `whole` on one device. Weights and caches to the byte; beside them as
+    much as on one device, which is the most that any of its parts needs."""
+    part, halves = stages.part(rank), (rank == 0, stages.decodes(rank))
+    mode = VAE_MODES[spec.vae]
+    with torch.device("meta"):
+        network = WanTransformer(dit, part).to(dtype)
+    modules = dict.fromkeys([network, *(each.to(dtype) for each in empty_networks(mode, vae, halves) if each)])
+    weights = sum(each.numel() * each.element_size() for module in modules for each in module.state_dict().values())
+    state = partial(state_bytes, mode, spec.size_wh, encoder_dtype=dtype, decoder_dtype=dtype, config=vae)
+    kv = whole.caches - state()
+    caches = kv * part.blocks // dit.num_layers + state(halves=halves)
+    return Footprint(weights, caches, whole.working)
+
+
 def check_memory(
-    spec: EngineSpec, dit: WanConfig, vae: WanVaeConfig, *, device: torch.device, dtype: torch.dtype
+    spec: EngineSpec,
+    dit: WanConfig,
+    vae: WanVaeConfig,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    stages: StageMap | None = None,
+    rank: int = 0,
 ) -> None:
-    """Raise UserError, with settings that fit, for an engine that is larger than what is free on `device`."""
+    """Raise UserError, with settings that fit, for an engine that is larger than what is free on `device`.
+
+    stages: of several ranks; then the share of `rank` is counted.
+    """
     free = free_bytes(device)
     if free is None:
         return
@@ -107,7 +143,10 @@ def check_memory(
 
     def need(candidate: EngineSpec) -> int:
         candidate_dtype = dtype if candidate.precision == spec.precision else DTYPES[candidate.precision]
-        return count_memory(candidate, dit, vae, dtype=candidate_dtype).total
+        whole = count_memory(candidate, dit, vae, dtype=candidate_dtype)
+        if stages is None or stages.ranks == 1:
+            return whole.total
+        return count_share(whole, candidate, dit, vae, dtype=candidate_dtype, stages=stages, rank=rank).total
 
     needed = need(spec)
     log.info("memory: %s takes %.1f GB, %.1f GB are free", spec.name, needed / _GB, free / _GB)

@@ -6,6 +6,7 @@ Knows where each weight file goes; the networks themselves are in `engine/model`
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,19 +14,20 @@ from torch import Tensor
 
 from sdv2live.engine.base import EngineSpec
 from sdv2live.engine.catalogue import traits_of, window_of
-from sdv2live.engine.codec import Side
+from sdv2live.engine.codec import Form, Side
 from sdv2live.engine.model import pocket_codec
 from sdv2live.engine.model.pocket_codec import Memory, PocketCodec
 from sdv2live.engine.model.pocket_text import PocketTextEncoder
-from sdv2live.engine.model.wan_transformer import POCKET, WanTransformer
-from sdv2live.engine.pipe import LocalPipe
+from sdv2live.engine.model.wan_transformer import POCKET
+from sdv2live.engine.pipe import LocalPipe, Pipe
 from sdv2live.engine.precision import choose_device, choose_dtype
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.reference_profile import cache_of
 from sdv2live.engine.stage_runner import StageRunner
+from sdv2live.engine.stages import StageMap
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.text_ahead import Direct
-from sdv2live.engine.weights import load_strict
+from sdv2live.engine.weights import load_strict, open_checkpoint, part_of_transformer
 
 
 class PocketStreamCodec:
@@ -33,22 +35,24 @@ class PocketStreamCodec:
 
     spatial_factor = 8
 
-    def __init__(self, codec: PocketCodec) -> None:
-        self._codec = codec
-        parameter = next(codec.parameters())
-        self._device, self._dtype = parameter.device, parameter.dtype
+    def __init__(self, codec: PocketCodec, *, decodes: bool = True) -> None:
+        self._codec, self._decodes = codec, decodes
+        self._device, self._dtype = codec.latent_mean.device, codec.latent_mean.dtype
 
-    def new_state(self, size_wh: tuple[int, int]) -> Memory:
+    def new_state(self, size_wh: tuple[int, int]) -> Memory | None:
         width, height = size_wh
-        return self._codec.new_memory(1, height, width, dtype=self._dtype, device=self._device)
+        return self._codec.new_memory(1, height, width, self._dtype, self._device) if self._decodes else None
 
     def prepare(self, embedding: Tensor, noise_scale: float) -> Tensor:
         scale = torch.full((1,), noise_scale, device=self._device, dtype=self._dtype)
         style: Tensor = self._codec.style(embedding, scale)
         return style
 
-    def encode(self, frames: Tensor, state: Memory) -> tuple[Tensor, Side]:
+    def encode(self, frames: Tensor, state: Memory | None) -> tuple[Tensor, Side]:
         return self._codec.encode(frames)
+
+    def side_forms(self, size_wh: tuple[int, int]) -> tuple[Form, ...]:
+        return tuple(Form(shape, self._dtype, channels_last=True) for shape in pocket_codec.side_shapes(size_wh))
 
     def as_encoded(self, latents: Tensor) -> Tensor:
         return latents
@@ -57,37 +61,54 @@ class PocketStreamCodec:
         return self._codec.decode(latents, pocket_codec.Side(*side), prepared, state)
 
 
-def build_pocket(spec: EngineSpec, weights_dir: Path, *, first_epoch: int = 0) -> StreamEngine:
-    """The engine, loaded and not yet warm. Raises UserError for weights that do not fit."""
-    device = choose_device(spec.device)
-    dtype = choose_dtype(spec.precision, device)
+def build_pocket(
+    spec: EngineSpec,
+    weights_dir: Path,
+    *,
+    first_epoch: int = 0,
+    stages: StageMap | None = None,
+    pipe_of: Callable[[StageRunner], Pipe] = lambda runner: LocalPipe([runner]),
+) -> StreamEngine:
+    """The engine, loaded and not yet warm. Raises UserError for weights that do not fit.
+
+    stages: what the first rank has, all by default; pipe_of: the way to the other ranks.
+    """
+    runner = pocket_stage(
+        spec, weights_dir, stages or StageMap.on_one(POCKET.num_layers), 0, choose_device(spec.device)
+    )
     words = json.loads((weights_dir / "config.json").read_text("utf-8"))["text"]
-    dit, codec = WanTransformer(POCKET), PocketCodec()
     text = PocketTextEncoder(tuple(words["looks"]), tuple(words["colours"]))
-    load_strict(dit, weights_dir / "dit.safetensors", dtype=dtype, device=device)
-    load_strict(codec, weights_dir / "codec.safetensors", dtype=dtype, device=device)
     # The text encoder runs once a prompt, on the CPU, in full precision.
     load_strict(text, weights_dir / "text.safetensors", dtype=torch.float32, device=torch.device("cpu"))
-    codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this form
 
     @torch.inference_mode()
     def encode(prompt: str) -> Tensor:
         return text.encode([prompt])
 
-    window = window_of(spec)
-    runner = StageRunner(
+    return StreamEngine(
+        traits=traits_of(spec),
+        pipe=pipe_of(runner),
+        prompts=PromptMixer(Direct(encode)),
+        window=window_of(spec),
+        first_epoch=first_epoch,
+    )
+
+
+def pocket_stage(spec: EngineSpec, weights_dir: Path, stages: StageMap, rank: int, device: torch.device) -> StageRunner:
+    """What `rank` runs, loaded. Raises UserError for weights that do not fit."""
+    dtype = choose_dtype(spec.precision, device)
+    codec = PocketCodec()
+    path = weights_dir / "dit.safetensors"
+    dit = part_of_transformer(POCKET, stages.part(rank), open_checkpoint(path), path=path, dtype=dtype, device=device)
+    load_strict(codec, weights_dir / "codec.safetensors", dtype=dtype, device=device)
+    codec.keep(encoder=rank == 0, decoder=stages.decodes(rank))
+    codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this form
+    return StageRunner(
         dit=dit,
-        codec=PocketStreamCodec(codec),
-        window=window,
+        codec=PocketStreamCodec(codec, decodes=stages.decodes(rank)),
+        window=window_of(spec),
         size_wh=spec.size_wh,
         device=device,
         dtype=dtype,
         new_cache=cache_of(spec.profile),
-    )
-    return StreamEngine(
-        traits=traits_of(spec),
-        pipe=LocalPipe([runner]),
-        prompts=PromptMixer(Direct(encode)),
-        window=window,
-        first_epoch=first_epoch,
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Callable, Mapping, Set
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,20 +22,21 @@ from sdv2live.engine.checkpoint import NotEnoughMemory, is_memory_full
 from sdv2live.engine.embedding_cache import EmbeddingCache
 from sdv2live.engine.memory import Footprint, check_memory, count_memory
 from sdv2live.engine.model.taehv import TAEHV, patched_state_dict
-from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
+from sdv2live.engine.model.wan_transformer import WanConfig
 from sdv2live.engine.model.wan_vae import WanVAE, WanVaeConfig
 from sdv2live.engine.noise import draw
-from sdv2live.engine.pipe import LocalPipe
+from sdv2live.engine.pipe import LocalPipe, Pipe
 from sdv2live.engine.precision import choose_device, choose_dtype
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.reference_profile import cache_of
 from sdv2live.engine.stage_runner import StageRunner
+from sdv2live.engine.stages import StageMap
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.text_ahead import Direct, TextAhead, Texts
 from sdv2live.engine.umt5 import UMT5Encoder, UMT5Size, clean_text
 from sdv2live.engine.wan_codec import VAE_MODES, WanCodec, empty_networks
 from sdv2live.engine.wan_files import WanFiles, WanSizes, check_folder, find_files, sizes_of
-from sdv2live.engine.weights import load_into, open_checkpoint, random_weights_
+from sdv2live.engine.weights import load_into, open_checkpoint, part_of_transformer, random_weights_
 from sdv2live.errors import UserError
 from sdv2live.paths import cache_dir, models_dir
 
@@ -46,61 +46,83 @@ RANDOM_SEED = 1
 Say = Callable[[str], None]
 
 
-def build_wan(spec: EngineSpec, *, first_epoch: int = 0, say: Say = log.info) -> StreamEngine:
+def build_wan(
+    spec: EngineSpec,
+    *,
+    first_epoch: int = 0,
+    say: Say = log.info,
+    stages: StageMap | None = None,
+    pipe_of: Callable[[StageRunner], Pipe] = lambda runner: LocalPipe([runner]),
+) -> StreamEngine:
     """The engine, loaded and not yet warm. say: told what is being loaded.
 
-    Raises UserError for files that are missing or do not fit, and for an engine that is larger than the memory.
+    stages: what the first rank has, all by default; pipe_of: the way to the other ranks. Raises UserError for files
+    that are missing or do not fit, and for an engine that is larger than the memory.
     """
     sizes = _sizes(spec)
-    files = None if spec.random_weights else find_files(spec.name, _folder(spec), spec.vae)
-    if files is not None and sizes.text.d_model != sizes.dit.text_dim:
-        raise UserError(
-            f"the text encoder {files.text} gives {sizes.text.d_model} values a token and the transformer {files.dit} "
-            f"takes {sizes.dit.text_dim}: they do not belong together; give a folder with files of one model."
-        )
+    stages = stages or StageMap.on_one(sizes.dit.num_layers)
     device = choose_device(spec.device)
+    runner = wan_stage(spec, stages, 0, device, first_epoch=first_epoch, say=say)
+    pipe = pipe_of(runner)
+    return StreamEngine(
+        traits=traits_of(spec),
+        pipe=pipe,
+        prompts=PromptMixer(
+            _texts(_files(spec, sizes), sizes.text, sizes.dit, device=device), waits=spec.waits_for_text
+        ),
+        window=window_of(spec),
+        first_epoch=first_epoch,
+        warm_up_steps=min(spec.steps_count, 2),
+    )
+
+
+def wan_blocks(spec: EngineSpec) -> int:
+    """How many blocks the transformer of `spec` has. Raises UserError."""
+    return _sizes(spec).dit.num_layers
+
+
+def wan_stage(
+    spec: EngineSpec,
+    stages: StageMap,
+    rank: int,
+    device: torch.device,
+    *,
+    first_epoch: int = 0,
+    say: Say = log.info,
+) -> StageRunner:
+    """What `rank` runs, loaded. Raises UserError as `build_wan` does."""
+    sizes = _sizes(spec)
+    files = _files(spec, sizes)
     dtype = choose_dtype(spec.precision, device)
     # A stream that is started again is to come back: steps that were asked for live and do not fit are found out there.
     counted = replace(spec, steps_count=1) if first_epoch else spec
-    check_memory(counted, sizes.dit, sizes.vae, device=device, dtype=dtype)
-
-    with ExitStack() as stack:
-        try:
-            say("loading the transformer")
-            with torch.device("meta"):
-                dit = WanTransformer(sizes.dit)
-            fill(dit, files.dit if files else None, dtype=dtype, device=device)
-            say("loading the autoencoder")
-            codec = _codec(spec, sizes.vae, files, dtype=dtype, device=device)
-            texts = _texts(files, sizes.text, sizes.dit, device=device)
-            stack.callback(texts.close)
-            runner = StageRunner(
-                dit=dit,
-                codec=codec,
-                window=window_of(spec),
-                size_wh=spec.size_wh,
-                device=device,
-                dtype=dtype,
-                new_cache=cache_of(spec.profile),
-            )
-            engine = StreamEngine(
-                traits=traits_of(spec),
-                pipe=LocalPipe([runner]),
-                prompts=PromptMixer(texts, waits=spec.waits_for_text),
-                window=window_of(spec),
-                first_epoch=first_epoch,
-                warm_up_steps=min(spec.steps_count, 2),
-            )
-        except (RuntimeError, MemoryError) as error:
-            if not is_memory_full(error):
-                raise
-            width, height = spec.size_wh
-            raise NotEnoughMemory(
-                f"{spec.name} at {width}x{height} does not fit into the memory of {device} beside what is there: close "
-                "other programs, or take a smaller --size, --vae taehv or a smaller engine."
-            ) from None
-        stack.pop_all()  # the engine closes it from now on
-    return engine
+    check_memory(counted, sizes.dit, sizes.vae, device=device, dtype=dtype, stages=stages, rank=rank)
+    try:
+        say("loading the transformer")
+        tensors = open_checkpoint(files.dit) if files else None
+        path = files.dit if files else Path()
+        part = stages.part(rank)
+        dit = part_of_transformer(sizes.dit, part, tensors, path=path, dtype=dtype, device=device, seed=RANDOM_SEED)
+        say("loading the autoencoder")
+        halves = rank == 0, stages.decodes(rank)
+        codec = _codec(spec, sizes.vae, files, halves, dtype=dtype, device=device)
+        return StageRunner(
+            dit=dit,
+            codec=codec,
+            window=window_of(spec),
+            size_wh=spec.size_wh,
+            device=device,
+            dtype=dtype,
+            new_cache=cache_of(spec.profile),
+        )
+    except (RuntimeError, MemoryError) as error:
+        if not is_memory_full(error):
+            raise
+        width, height = spec.size_wh
+        raise NotEnoughMemory(
+            f"{spec.name} at {width}x{height} does not fit into the memory of {device} beside what is there: close "
+            "other programs, or take a smaller --size, --vae taehv or a smaller engine."
+        ) from None
 
 
 def footprint_of(spec: EngineSpec, *, dtype: torch.dtype) -> Footprint:
@@ -114,6 +136,19 @@ def _sizes(spec: EngineSpec) -> WanSizes:
         return sizes_of(spec.name, None if spec.random_weights else _folder(spec))
     check_folder(spec.name, _folder(spec))
     return sizes_of(spec.name, _folder(spec))
+
+
+def _files(spec: EngineSpec, sizes: WanSizes) -> WanFiles | None:
+    """None where weights are drawn. Raises UserError for files that are missing or belong to different models."""
+    if spec.random_weights:
+        return None
+    files = find_files(spec.name, _folder(spec), spec.vae)
+    if sizes.text.d_model != sizes.dit.text_dim:
+        raise UserError(
+            f"the text encoder {files.text} gives {sizes.text.d_model} values a token and the transformer {files.dit} "
+            f"takes {sizes.dit.text_dim}: they do not belong together; give a folder with files of one model."
+        )
+    return files
 
 
 def _folder(spec: EngineSpec) -> Path:
@@ -142,10 +177,17 @@ def fill(
 
 
 def _codec(
-    spec: EngineSpec, config: WanVaeConfig, files: WanFiles | None, *, dtype: torch.dtype, device: torch.device
+    spec: EngineSpec,
+    config: WanVaeConfig,
+    files: WanFiles | None,
+    halves: tuple[bool, bool],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> WanCodec:
-    encoder, decoder = empty_networks(VAE_MODES[spec.vae], config)
-    for network in {id(encoder): encoder, id(decoder): decoder}.values():
+    """halves: whether the encoder is wanted, and whether the decoder."""
+    encoder, decoder = empty_networks(VAE_MODES[spec.vae], config, halves)
+    for network in {id(each): each for each in (encoder, decoder) if each is not None}.values():
         with torch.device("meta"):
             whole = WanVAE(config) if isinstance(network, WanVAE) else TAEHV()
         unused = whole.state_dict().keys() - network.state_dict().keys()
@@ -156,7 +198,7 @@ def _codec(
             # What the convolutions want to read; the activations are laid out so by the networks.
             is_3d = isinstance(network, WanVAE)
             network.to(memory_format=torch.channels_last_3d if is_3d else torch.channels_last)  # type: ignore[call-overload]
-    return WanCodec(encoder, decoder, normalise=spec.normalises_latents)
+    return WanCodec(encoder, decoder, normalise=spec.normalises_latents, mode=VAE_MODES[spec.vae])
 
 
 def _half_of(tensors: Mapping[str, Tensor], *, unused: Set[str], is_taehv: bool) -> Mapping[str, Tensor]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdv2live.engine.codec import Side
+from sdv2live.engine.codec import Form, Side
 from sdv2live.engine.model import taehv, wan_vae
 from sdv2live.engine.model.taehv import TAEHV
 from sdv2live.engine.model.wan_vae import LATENT_MEAN, LATENT_STD, VaeState, WanVAE, WanVaeConfig
@@ -43,15 +43,16 @@ VAE_MODES = {
 
 @dataclass(slots=True)
 class WanCodecState:
-    """The memory of one stream."""
+    """The memory of one stream; None of a half that there is not."""
 
-    encoder: VaeState
-    decoder: VaeState
+    encoder: VaeState | None
+    decoder: VaeState | None
 
     def reset(self) -> None:
         """The next chunk is the first, in the same memory."""
-        self.encoder.reset()
-        self.decoder.reset()
+        for half in (self.encoder, self.decoder):
+            if half is not None:
+                half.reset()
 
 
 class WanCodec:
@@ -64,18 +65,28 @@ class WanCodec:
 
     spatial_factor = 8
 
-    def __init__(self, encoder: WanVAE | TAEHV, decoder: WanVAE | TAEHV, *, normalise: bool = False) -> None:
-        self.mode = VaeMode(isinstance(encoder, WanVAE), isinstance(decoder, WanVAE))
+    def __init__(
+        self,
+        encoder: WanVAE | TAEHV | None,
+        decoder: WanVAE | TAEHV | None,
+        *,
+        normalise: bool = False,
+        mode: VaeMode | None = None,
+    ) -> None:
+        """mode: has to be said where one of the networks, or both, are on another rank and None here."""
+        self.mode = mode or VaeMode(isinstance(encoder, WanVAE), isinstance(decoder, WanVAE))
         if self.mode not in VAE_MODES.values():
             raise ValueError("TAEHV cannot encode for the Wan decoder: it makes one frame of the first latent.")
         self.normalise = normalise
         self._encoder, self._decoder = encoder, decoder
-        self._encoder_like = next(encoder.encoder.parameters())
-        self._decoder_like = next(decoder.decoder.parameters())
         # In float32 whatever the networks run in: latents are small, and the rounding would stay in every picture.
         # On the devices once and for all, since a copy to a device may wait for it.
-        self._encode_mean, self._encode_std = _statistics(self._encoder_like.device)
-        self._decode_mean, self._decode_std = _statistics(self._decoder_like.device)
+        if encoder is not None:
+            self._encoder_like = next(encoder.encoder.parameters())
+            self._encode_mean, self._encode_std = _statistics(self._encoder_like.device)
+        if decoder is not None:
+            self._decoder_like = next(decoder.decoder.parameters())
+            self._decode_mean, self._decode_std = _statistics(self._decoder_like.device)
 
     @property
     def first_chunk_frames(self) -> int:
@@ -83,7 +94,13 @@ class WanCodec:
 
     def new_state(self, size_wh: tuple[int, int]) -> WanCodecState:
         """Fresh memory, zeroed: see `state_bytes` for how much it is."""
-        return WanCodecState(self._encoder.new_encoder_state(size_wh), self._decoder.new_decoder_state(size_wh))
+        return WanCodecState(
+            self._encoder.new_encoder_state(size_wh) if self._encoder is not None else None,
+            self._decoder.new_decoder_state(size_wh) if self._decoder is not None else None,
+        )
+
+    def side_forms(self, size_wh: tuple[int, int]) -> tuple[Form, ...]:
+        return ()
 
     def prepare(self, embedding: Tensor, noise_scale: float) -> None:
         """Neither decoder has a style."""
@@ -94,6 +111,7 @@ class WanCodec:
 
         Wan: T = 5 opens and gives two latents; TAEHV: T = 4 opens and gives one. Later four frames give one latent.
         """
+        assert self._encoder is not None and state.encoder is not None, "this rank has no encoder"
         frames = frames.to(self._encoder_like)
         if isinstance(self._encoder, WanVAE):
             latents = self._encoder.encode(frames.transpose(1, 2), state.encoder).transpose(1, 2)
@@ -116,6 +134,7 @@ class WanCodec:
 
         [1, T, 3, 8h, 8w], about [-1, 1]. The opening's two latents come together.
         """
+        assert self._decoder is not None and state.decoder is not None, "this rank has no decoder"
         if isinstance(self._decoder, WanVAE):
             raw = latents.to(self._decode_std) * self._decode_std + self._decode_mean
             frames = self._decoder.decode(raw.to(self._decoder_like).transpose(1, 2), state.decoder)
@@ -126,13 +145,30 @@ class WanCodec:
         return frames[:, CHUNK_FRAMES - 1 :] if opens and self.mode.encoder_is_wan else frames
 
 
-def empty_networks(mode: VaeMode, config: WanVaeConfig) -> tuple[WanVAE | TAEHV, WanVAE | TAEHV]:
-    """The network that encodes and the one that decodes, on the meta device; the same one where one does both."""
+def empty_networks(
+    mode: VaeMode, config: WanVaeConfig, halves: tuple[bool, bool] = (True, True)
+) -> tuple[WanVAE | TAEHV | None, WanVAE | TAEHV | None]:
+    """The network that encodes and the one that decodes, on the meta device; the same one where one does both.
+
+    halves: which of the two are wanted; None for one that is not.
+    """
+    encodes, decodes = halves
+
+    def network(is_wan: bool, *, has_encoder: bool, has_decoder: bool) -> WanVAE | TAEHV | None:
+        if not has_encoder and not has_decoder:
+            return None
+        if is_wan:
+            return WanVAE(config, has_encoder=has_encoder, has_decoder=has_decoder)
+        return TAEHV(has_encoder=has_encoder, has_decoder=has_decoder)
+
     with torch.device("meta"):
         if mode.encoder_is_wan == mode.decoder_is_wan:
-            network = WanVAE(config) if mode.encoder_is_wan else TAEHV()
-            return network, network
-        return WanVAE(config, has_decoder=False), TAEHV(has_encoder=False)
+            both = network(mode.encoder_is_wan, has_encoder=encodes, has_decoder=decodes)
+            return both if encodes else None, both if decodes else None
+        return (
+            network(mode.encoder_is_wan, has_encoder=encodes, has_decoder=False),
+            network(mode.decoder_is_wan, has_encoder=False, has_decoder=decodes),
+        )
 
 
 def state_bytes(
@@ -142,16 +178,22 @@ def state_bytes(
     encoder_dtype: torch.dtype,
     decoder_dtype: torch.dtype,
     config: WanVaeConfig | None = None,
+    halves: tuple[bool, bool] = (True, True),
 ) -> int:
     """Bytes of what `new_state` allocates, from shapes alone."""
     config = config or WanVaeConfig()
-    if mode.encoder_is_wan:
-        encodes = wan_vae.memory_bytes(config, size_wh, encoder_dtype, decodes=False)
-    else:
-        encodes = taehv.memory_bytes(size_wh, encoder_dtype, decodes=False)
-    if mode.decoder_is_wan:
-        return encodes + wan_vae.memory_bytes(config, size_wh, decoder_dtype, encodes=False)
-    return encodes + taehv.memory_bytes(size_wh, decoder_dtype, encodes=False)
+    total = 0
+    if halves[0]:
+        if mode.encoder_is_wan:
+            total += wan_vae.memory_bytes(config, size_wh, encoder_dtype, decodes=False)
+        else:
+            total += taehv.memory_bytes(size_wh, encoder_dtype, decodes=False)
+    if halves[1]:
+        if mode.decoder_is_wan:
+            total += wan_vae.memory_bytes(config, size_wh, decoder_dtype, encodes=False)
+        else:
+            total += taehv.memory_bytes(size_wh, decoder_dtype, encodes=False)
+    return total
 
 
 def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from sdv2live.engine.checkpoint import NotEnoughMemory, is_memory_full, open_checkpoint, shown
+from sdv2live.engine.model.wan_transformer import Part, WanConfig, WanTransformer
 from sdv2live.errors import UserError
 
-__all__ = ["NotEnoughMemory", "load_into", "load_strict", "open_checkpoint", "random_weights_"]
+__all__ = ["NotEnoughMemory", "load_into", "load_strict", "open_checkpoint", "part_of_transformer", "random_weights_"]
 
 SHOWN_DIFFERENCES = 3
 FLOATS = frozenset(
@@ -76,6 +77,29 @@ def load_into(
         raise _not_enough_memory(f"the weights {path}", wanted.values(), dtype, device)
     module.load_state_dict(ready, assign=True)
     _finish(module, dtype=dtype, device=device)
+
+
+def part_of_transformer(
+    config: WanConfig,
+    part: Part,
+    tensors: Mapping[str, Tensor] | None,
+    *,
+    path: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    seed: int = 1,
+) -> WanTransformer:
+    """`part` of the DiT, filled from a checkpoint of the whole, of which only its own tensors are read; drawn weights
+    where there is no checkpoint. Raises as `load_into` does: what is of another part is left to whoever has that."""
+    with torch.device("meta"):
+        dit = WanTransformer(config, part)
+        elsewhere = WanTransformer(config).state_dict().keys() - dit.state_dict().keys()
+    if tensors is None:
+        random_weights_(dit, seed=seed, dtype=dtype, device=device)
+    else:
+        own = {name: tensors[name] for name in tensors if name not in elsewhere}
+        load_into(dit, own if elsewhere else tensors, path=path, dtype=dtype, device=device)
+    return dit
 
 
 def random_weights_(module: nn.Module, *, seed: int, dtype: torch.dtype, device: torch.device) -> nn.Module:

@@ -253,6 +253,12 @@ class PocketCodec(nn.Module):
         x = self.dec_res2(self.port2(x, side.half, style, keep), style)
         return depth_to_space(self.dec_out(_silu(x))).unflatten(0, (rows, -1))
 
+    def keep(self, *, encoder: bool, decoder: bool) -> None:
+        """Let go of the half that is not wanted; the latents' statistics stay."""
+        for name in [name for name, _ in self.named_children()]:
+            if not (encoder if name.startswith("enc_") else decoder):
+                delattr(self, name)
+
     def new_memory(
         self,
         batch: int,
@@ -275,6 +281,12 @@ class PocketCodec(nn.Module):
 
     def decoder_parameters(self) -> list[nn.Parameter]:
         return [p for name, p in self.named_parameters() if not name.startswith("enc_")]
+
+
+def side_shapes(size_wh: tuple[int, int]) -> tuple[tuple[int, int, int, int], ...]:
+    """Of the side data of one chunk, for pictures of this size."""
+    width, height = size_wh
+    return (FRAMES, 12, height // 2, width // 2), (FRAMES, ENC4 + STATISTICS, height // 4, width // 4)
 
 
 def space_to_depth(x: Tensor) -> Tensor:
