@@ -22,7 +22,9 @@ class EngineSpec:
     """What to build: fixed while an engine lives. size_wh: multiples of 16. threads 0: all cores.
 
     precision and device: `auto` or a name of torch. profile: `default` or `reference` (kv_cache.py). steps_count: how
-    many denoising steps it has to have memory for at the start. waits_for_text: see PromptMixer. The rest is for the
+    many denoising steps it has to have memory for at the start. waits_for_text: see PromptMixer. gpus: how many ranks
+    this machine has, world: how many there are on all machines (0: no others); they meet at master, HOST:PORT (empty:
+    a free port of loopback). split: how many blocks each rank has, `auto` or numbers with commas. The rest is for the
     Wan engines: vae as `--vae`, weights a folder ('': where fetched models lie), random_weights instead of files,
     window_frames 0 and sink_frames -1 the engine's own, normalises_latents as in WanCodec.
     """
@@ -41,6 +43,14 @@ class EngineSpec:
     window_frames: int = 0
     sink_frames: int = -1
     normalises_latents: bool = False
+    gpus: int = 1
+    world: int = 0
+    master: str = ""
+    split: str = "auto"
+
+    @property
+    def ranks(self) -> int:
+        return max(self.gpus, self.world)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,28 +1,110 @@
-"""From an EngineSpec to an engine in this process. The one place that knows every engine's builder."""
+"""From an EngineSpec to an engine in this process, or to one rank of it. The one place that knows every builder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+
+import torch
 
 from sdv2live.engine.base import EngineSpec
 from sdv2live.engine.host_memory import keep_freed_memory
-from sdv2live.engine.pocket import build_pocket
-from sdv2live.engine.precision import choose_device
+from sdv2live.engine.model.wan_transformer import POCKET
+from sdv2live.engine.pipe import LocalPipe, Pipe
+from sdv2live.engine.pocket import build_pocket, pocket_stage
+from sdv2live.engine.precision import choose_device, device_of_rank, threads_of_rank
+from sdv2live.engine.stage_runner import StageRunner
+from sdv2live.engine.stages import StageMap, split_of
 from sdv2live.engine.stream import StreamEngine
+from sdv2live.paths import assets_dir
+
+Say = Callable[[str], None]
 
 
 def build_engine(
-    spec: EngineSpec, assets: Path, *, first_epoch: int = 0, say: Callable[[str], None] = lambda _: None
+    spec: EngineSpec,
+    assets: Path,
+    *,
+    first_epoch: int = 0,
+    say: Say = lambda _: None,
+    on_landed: Callable[[], None] = lambda: None,
 ) -> StreamEngine:
     """Loaded, not warm; sets the process up for it. assets: holds the pocket engine's weights in a folder of its name.
 
-    say: told what is being loaded. Raises UserError.
+    say: told what is being loaded. Of several ranks this is the first; the others are started by somebody else, and
+    on_landed is called from another thread when something comes back from them. Raises UserError and RankLost.
     """
     if choose_device(spec.device).type == "cpu":
         keep_freed_memory()
+    if spec.ranks == 1:
+        return _build(spec, assets, first_epoch, say, StageMap.on_one(_blocks(spec)), _alone)
+    from sdv2live.engine.pipeline import Parcels, Pipeline
+    from sdv2live.engine.world import Address, World
+
+    stages = split_of(spec.split, _blocks(spec), spec.ranks)
+    device = device_of_rank(spec.device, 0, spec.gpus)
+    torch.set_num_threads(threads_of_rank(spec.threads, spec.gpus))
+    plan = {
+        "spec": asdict(spec),
+        "counts": stages.counts,
+        "decode_rank": stages.decode_rank,
+        "epoch": first_epoch,
+    }
+    world = World.host(spec.ranks, Address.parse(spec.master), plan)
+    try:
+        say(f"waiting for {spec.ranks - 1} more ranks at {world.address}")
+        world.connect(device)
+
+        def pipe_of(runner: StageRunner) -> Pipe:
+            say("waiting for the other ranks")
+            return Pipeline(world, runner, Parcels(runner, stages), on_landed=on_landed)
+
+        return _build(spec, assets, first_epoch, say, stages, pipe_of)
+    except BaseException:
+        world.close()
+        raise
+
+
+def build_rank(
+    spec: EngineSpec, stages: StageMap, rank: int, device: torch.device, *, first_epoch: int = 0, say: Say
+) -> StageRunner:
+    """What a rank other than the first runs, loaded. Raises UserError."""
+    if device.type == "cpu":
+        keep_freed_memory()
     if spec.name == "pocket":
-        return build_pocket(spec, assets / spec.name, first_epoch=first_epoch)
+        say("loading weights")
+        return pocket_stage(spec, assets_dir() / spec.name, stages, rank, device)
+    from sdv2live.engine.wan import wan_stage
+
+    return wan_stage(spec, stages, rank, device, first_epoch=first_epoch, say=say)
+
+
+def _alone(runner: StageRunner) -> Pipe:
+    return LocalPipe([runner])
+
+
+def _build(
+    spec: EngineSpec,
+    assets: Path,
+    first_epoch: int,
+    say: Say,
+    stages: StageMap,
+    pipe_of: Callable[[StageRunner], Pipe],
+) -> StreamEngine:
+    device = device_of_rank(spec.device, 0, spec.gpus)
+    if spec.name == "pocket":
+        return build_pocket(
+            spec, assets / spec.name, first_epoch=first_epoch, stages=stages, pipe_of=pipe_of, device=device
+        )
     from sdv2live.engine.wan import build_wan
 
-    return build_wan(spec, first_epoch=first_epoch, say=say)
+    return build_wan(spec, first_epoch=first_epoch, say=say, stages=stages, pipe_of=pipe_of, device=device)
+
+
+def _blocks(spec: EngineSpec) -> int:
+    if spec.name == "pocket":
+        return POCKET.num_layers
+    from sdv2live.engine.wan import wan_blocks
+
+    return wan_blocks(spec)

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import queue
 import statistics
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -23,6 +21,7 @@ from pathlib import Path
 from sdv2live.clock import Clock
 from sdv2live.engine.base import TIMINGS, Chunk, ChunkResult, ChunkSettings, Engine, EngineSpec
 from sdv2live.engine.catalogue import traits_of
+from sdv2live.engine.child import start_child
 from sdv2live.engine.ipc import (
     SLOTS,
     BrokenMessage,
@@ -81,7 +80,7 @@ class EngineClient(Engine):
         memory, handle = create_memory(SharedFrames.size_bytes(spec.size_wh, frames))
         self._frames = SharedFrames(memory, size_wh=spec.size_wh, frames=frames)
         try:
-            self._process = _start_child(handle.descriptor)
+            self._process = start_child("sdv2live.engine.worker", descriptors=[handle.descriptor])
         except OSError as error:
             self._frames.close()
             raise EngineDead(f"its process could not be started ({error})") from error
@@ -333,21 +332,3 @@ class EngineClient(Engine):
             raise EngineRefused(self._refusal)
         if self._death:
             raise EngineDead(self._death)
-
-
-def _start_child(descriptor: int) -> subprocess.Popen[bytes]:
-    """The engine's process, with pipes on both sides, in a process group of its own.
-
-    Ctrl-C in a terminal goes to a whole group, and it is for the app to end its engine. -P and a path of its own: a
-    `queue.py` in the user's working folder is not the engine's.
-    """
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join([root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]).rstrip(os.pathsep)
-    command = [sys.executable, "-P", "-c", "from sdv2live.engine.worker import main; main()"]
-    env = {**os.environ, "PYTHONPATH": path}
-    if sys.platform == "win32":
-        flags = subprocess.CREATE_NEW_PROCESS_GROUP
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, creationflags=flags)
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, pass_fds=[descriptor], process_group=0
-    )

@@ -97,6 +97,16 @@ class KVCache:
         for kept in (*self.keys, *self.values):
             kept[row][sink].copy_(kept[row][slot])
 
+    def add_layer(self, index: int) -> None:
+        """Room for a layer that comes from another rank, with as many rows as the others, of zeros."""
+        for place in (self.keys, self.values):
+            rows = [torch.zeros(self._shape, device=self._device, dtype=self._dtype) for _ in range(self.rows)]
+            place.insert(index, rows)
+
+    def drop_layer(self, index: int) -> None:
+        """A layer that another rank has from now on."""
+        del self.keys[index], self.values[index]
+
     @property
     def bytes(self) -> int:
         return sum(row.numel() * row.element_size() for rows in (*self.keys, *self.values) for row in rows)

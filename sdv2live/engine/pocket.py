@@ -68,6 +68,7 @@ def build_pocket(
     first_epoch: int = 0,
     stages: StageMap | None = None,
     pipe_of: Callable[[StageRunner], Pipe] = lambda runner: LocalPipe([runner]),
+    device: torch.device | None = None,
 ) -> StreamEngine:
     """The engine, loaded and not yet warm. Raises UserError for weights that do not fit.
 

@@ -26,6 +26,27 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
+def device_of_rank(wanted: str, index: int, gpus: int) -> torch.device:
+    """The device of the rank that is number `index` of `gpus` on this machine: GPUs in order, or the CPU for all.
+
+    Raises UserError where there are fewer GPUs than that, and for one named GPU that is to be several.
+    """
+    device = choose_device(wanted)
+    if gpus == 1 or device.type == "cpu":
+        return device
+    if device.index is not None:
+        raise UserError(f"--device {wanted} names one device and --gpus {gpus} wants several: leave --device away.")
+    there = torch.cuda.device_count() if device.type == "cuda" else 1
+    if there < gpus:
+        raise UserError(f"--gpus {gpus} are more than there are: here is {there}; take --gpus {there}.")
+    return torch.device(device.type, index)
+
+
+def threads_of_rank(wanted: int, gpus: int) -> int:
+    """How many threads each of `gpus` ranks on this machine has on the CPU; wanted: by the user, 0 for our choice."""
+    return wanted or max(1, torch.get_num_threads() // gpus)
+
+
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     """The number format for `device`: one of DTYPES by name, or for `auto` the fastest that is safe there.
 

@@ -5,9 +5,13 @@ A GPU runs behind the host, so its marks are events; they are read once the chun
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections import deque
 
 import torch
+
+KEPT_TIMES = 32
 
 Mark = float | torch.cuda.Event
 
@@ -32,3 +36,51 @@ class StageClock:
             return (end - start) * 1000
         assert isinstance(start, torch.cuda.Event) and isinstance(end, torch.cuda.Event)
         return float(start.elapsed_time(end))
+
+    def has_passed(self, mark: Mark) -> bool:
+        """Whether the device has come so far; never waits."""
+        return isinstance(mark, float) or bool(mark.query())  # type: ignore[no-untyped-call]
+
+
+class StageMeter:
+    """How long the works of one rank take, and how much of the time it works. Read by another thread as well."""
+
+    def __init__(self, clock: StageClock) -> None:
+        self._clock = clock
+        self._open: deque[tuple[str, Mark, Mark]] = deque()
+        self._taken_ms: dict[str, deque[float]] = {}
+        self._busy_ms, self._asked_s, self._share = 0.0, time.perf_counter(), 0.0
+
+    def begin(self) -> Mark:
+        return self._clock.mark()
+
+    def end(self, work: str, started: Mark) -> None:
+        """`work` began at `started` and is now on its way; its time is read when the device is through."""
+        self._open.append((work, started, self._clock.mark()))
+        while self._open and self._clock.has_passed(self._open[0][2]):
+            name, start, end = self._open.popleft()
+            taken_ms = self._clock.ms_between(start, end)
+            self._taken_ms.setdefault(name, deque(maxlen=KEPT_TIMES)).append(taken_ms)
+            self._busy_ms += taken_ms
+
+    def count(self, work: str) -> int:
+        """How many times of `work` are known, at most KEPT_TIMES."""
+        return len(self._taken_ms.get(work, ()))
+
+    def median_ms(self, work: str) -> float:
+        """Of the newest ones; 0 of a work that this rank does not do."""
+        taken = tuple(self._taken_ms.get(work, ()))
+        return round(statistics.median(taken), 3) if taken else 0.0
+
+    def forget(self) -> None:
+        """The work is another one from now on."""
+        self._taken_ms.clear()
+
+    def busy_share(self) -> float:
+        """0..1: how much of the time since the last call was work."""
+        now_s = time.perf_counter()
+        elapsed_s, busy_ms = now_s - self._asked_s, self._busy_ms
+        if elapsed_s > 0.2:
+            self._asked_s, self._busy_ms = now_s, 0.0
+            self._share = min(1.0, busy_ms / 1000 / elapsed_s)
+        return self._share

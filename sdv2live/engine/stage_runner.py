@@ -14,10 +14,11 @@ from torch import Tensor
 
 from sdv2live.engine.codec import Codec, Side
 from sdv2live.engine.kv_cache import KVCache, RowWrite
-from sdv2live.engine.model.wan_transformer import TextContext, TimeContext, WanTransformer
+from sdv2live.engine.model.wan_transformer import Block, Part, TextContext, TimeContext, WanTransformer
 from sdv2live.engine.noise import NoiseSource
 from sdv2live.engine.orders import DecodeOrder, NoiseKey, RowOrder, StepOrder
 from sdv2live.engine.schedule import sigma_of
+from sdv2live.engine.stage_clock import StageClock, StageMeter
 from sdv2live.engine.window import Window
 
 KEPT_TIMESTEPS = 32
@@ -47,8 +48,9 @@ class StageRunner:
         noise: NoiseSource | None = None,
     ) -> None:
         self.dit, self.codec, self.device, self.dtype = dit, codec, device, dtype
-        self._window, self._size_wh, self._new_cache = window, size_wh, new_cache
+        self.size_wh, self._window, self._new_cache = size_wh, window, new_cache
         self._noise = noise or NoiseSource()
+        self.meter = StageMeter(StageClock(device))
         self.times: dict[int, TimeContext] = {}
         self.prompts: dict[int, Prompt] = {}
         self.reset()
@@ -58,9 +60,7 @@ class StageRunner:
         # The old ones go before the new ones come: both at once may not fit.
         self.__dict__.pop("cache", None)
         self.__dict__.pop("codec_state", None)
-        self.clean: dict[int, Tensor] = {}  # by chunk: denoised, and not decoded yet
-        self.sides: dict[int, Side] = {}
-        width, height = self._size_wh
+        width, height = self.size_wh
         config, scale = self.dit.config, self.codec.spatial_factor * 2
         self.cache: KVCache = self._new_cache(
             self._window,
@@ -71,7 +71,7 @@ class StageRunner:
             device=self.device,
             dtype=self.dtype,
         )
-        self.codec_state = self.codec.new_state(self._size_wh)
+        self.codec_state = self.codec.new_state(self.size_wh)
 
     def add_prompt(self, number: int, embedding: Tensor) -> None:
         """Keep a prompt under its number for as long as orders name it. embedding: on the host."""
@@ -79,10 +79,12 @@ class StageRunner:
 
     def encode(self, frames: Tensor) -> tuple[Tensor, Side]:
         """[T, H, W, 3] uint8 on the host -> latents [1, F, C, h, w] in the codec's dtype, and side data."""
-        pixels = self.sent(frames)
+        started, pixels = self.meter.begin(), self.sent(frames)
         # Channels last in memory; what crosses to the device is uint8.
         video = pixels.permute(0, 3, 1, 2).to(self.dtype).mul_(2.0 / 255.0).sub_(1.0)[None]
-        return self.codec.encode(video, self.codec_state)
+        encoded = self.codec.encode(video, self.codec_state)
+        self.meter.end("encode", started)
+        return encoded
 
     def run(self, order: StepOrder, x: Tensor | None, latents: Tensor) -> tuple[Tensor | None, Tensor]:
         """This rank's share of a micro-step -> what the next rank goes on with, and the latents.
@@ -90,7 +92,7 @@ class StageRunner:
         x: tokens [B, N, dim], None before they are embedded and after the head. latents [B, F, C, h, w] float32: as
         they came, and behind the head those of the next step.
         """
-        part, frames = self.dit.part, latents.shape[1]
+        started, part, frames = self.meter.begin(), self.dit.part, latents.shape[1]
         time = TimeContext.stack([self.time_context(row.timestep) for row in order.rows], frames)
         if part.embeds:
             x = self.dit.embed(latents.to(self.dtype))
@@ -109,15 +111,19 @@ class StageRunner:
         for row in order.rows:
             self._tend(row)
         self._forget_prompts(order)
+        self.meter.end("blocks", started)
         return x, latents
 
     def decode(self, order: DecodeOrder, latents: Tensor, side: Side) -> tuple[Tensor, Tensor]:
         """Clean latents -> frames [T, H, W, 3] uint8 and whether they are finite, on the device and not waited for."""
+        started = self.meter.begin()
         prepared = self.codec.prepare(self.prompts[order.text].embedding, order.noise_scale)
         frames = self.codec.decode(latents.to(self.dtype), side, prepared, self.codec_state)
         is_finite = torch.isfinite(frames.sum())  # one pass: a value that is no number spoils the sum
         pixels = frames[0].permute(0, 2, 3, 1).float().mul(127.5).add_(128.0).clamp_(0, 255).to(torch.uint8)
-        return pixels.contiguous(), is_finite
+        pixels = pixels.contiguous()
+        self.meter.end("decode", started)
+        return pixels, is_finite
 
     def time_context(self, timestep: int) -> TimeContext:
         """Kept: later steps are always the same timestep, and the first moves among few with the motion."""
@@ -167,3 +173,31 @@ class StageRunner:
         for number, prompt in self.prompts.items():
             if number not in order.contexts:
                 prompt.context = None
+
+    # Blocks that move to another rank.
+
+    def block_tensors(self, layer: int) -> list[Tensor]:
+        """Weights of one of its blocks, then its keys and values, row by row."""
+        block, index = self.dit.blocks[str(layer)], self._index_of(layer)
+        return [*block.state_dict().values(), *self.cache.keys[index], *self.cache.values[index]]
+
+    def add_block(self, layer: int, block: Block) -> None:
+        """A place for a block that comes."""
+        self.dit.blocks[str(layer)] = block.to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
+        self.cache.add_layer(self._index_of(layer))
+
+    def drop_block(self, layer: int) -> None:
+        """Its block has another rank now."""
+        self.cache.drop_layer(self._index_of(layer))
+        del self.dit.blocks[str(layer)]
+
+    def _index_of(self, layer: int) -> int:
+        return sorted(map(int, self.dit.blocks)).index(layer)
+
+    def have_part(self, part: Part) -> None:
+        """Go on with the blocks that there are now."""
+        self.dit.part = part
+        self.times.clear()
+        for prompt in self.prompts.values():
+            prompt.context = None
+        self.meter.forget()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sdv2live.engine.model.wan_transformer import Part
+from sdv2live.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,31 @@ class StageMap:
 
     def decodes(self, rank: int) -> bool:
         return rank == self.decode_rank
+
+
+def split_of(text: str, blocks: int, ranks: int) -> StageMap:
+    """The split that `--split` asks for: `auto` is even, with the decoder on the last rank, until times are known.
+
+    text: `auto`, or numbers of blocks with commas, one a rank; a first 0 gives rank 0 the codec alone, and with it the
+    decoder. Raises UserError.
+    """
+    if ranks > blocks + 1:
+        raise UserError(f"{ranks} ranks are more than {blocks} blocks can be split over: take {blocks} or fewer.")
+    if text == "auto":
+        share, rest = divmod(blocks, ranks)
+        counts = tuple(share + (rank < rest) for rank in range(ranks))
+        return StageMap((0, *counts[:-1]) if min(counts) < 1 else counts, decode_rank=ranks - 1)
+    try:
+        counts = tuple(int(part) for part in text.split(","))
+        stages = StageMap(counts, decode_rank=0 if counts[0] == 0 else ranks - 1)
+    except ValueError:
+        counts = ()
+    if len(counts) != ranks or sum(counts) != blocks:
+        raise UserError(
+            f"--split {text} does not give {blocks} blocks to {ranks} ranks: write {ranks} numbers with commas, at "
+            f"least 1 for each rank but the first, which add up to {blocks}; or leave it away."
+        )
+    return stages
 
 
 def reference_split(

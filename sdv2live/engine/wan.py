@@ -53,6 +53,7 @@ def build_wan(
     say: Say = log.info,
     stages: StageMap | None = None,
     pipe_of: Callable[[StageRunner], Pipe] = lambda runner: LocalPipe([runner]),
+    device: torch.device | None = None,
 ) -> StreamEngine:
     """The engine, loaded and not yet warm. say: told what is being loaded.
 
@@ -61,7 +62,7 @@ def build_wan(
     """
     sizes = _sizes(spec)
     stages = stages or StageMap.on_one(sizes.dit.num_layers)
-    device = choose_device(spec.device)
+    device = device or choose_device(spec.device)
     runner = wan_stage(spec, stages, 0, device, first_epoch=first_epoch, say=say)
     pipe = pipe_of(runner)
     return StreamEngine(

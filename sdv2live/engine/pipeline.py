@@ -1,0 +1,319 @@
+"""The stages in several processes: rank 0 is a stream's `Pipe`, the others serve. Owns: what hops, which blocks move.
+
+A micro-step goes round: rank 0 tells every rank its order, runs its own share and sends it on; each rank takes what
+the one before sent, runs its share, sends on; what leaves the last rank comes back to rank 0, where a thread waits for
+it. Rank 0 never waits for the others but in `take`. What a rank knows beforehand from the order is not in the message.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sdv2live.engine.checkpoint import is_memory_full
+from sdv2live.engine.codec import Form, Side
+from sdv2live.engine.model.wan_transformer import Block
+from sdv2live.engine.orders import NO_CHUNK, StepOrder
+from sdv2live.engine.pipe import Landed, Picture
+from sdv2live.engine.stage_runner import StageRunner
+from sdv2live.engine.stages import StageMap
+from sdv2live.engine.world import Pulse, RankLost, Tell, World
+from sdv2live.errors import one_line
+
+log = logging.getLogger(__name__)
+
+LOOK_PERIOD_S = 0.2  # how often a wait looks whether a rank was lost
+
+
+class Parcels:
+    """What hops where, by the order alone."""
+
+    def __init__(self, runner: StageRunner, stages: StageMap) -> None:
+        """runner: of any rank; what matters of it is the same in all."""
+        self.stages = stages
+        self._dim, self._dtype, self._channels = runner.dit.config.dim, runner.dtype, runner.dit.config.in_dim
+        self._size_wh, self._cell = runner.size_wh, runner.codec.spatial_factor
+        self._side = runner.codec.side_forms(runner.size_wh) if stages.decode_rank else ()
+
+    def after(self, rank: int, order: StepOrder) -> tuple[Form, ...]:
+        """What `rank` sends on: tokens, once they are embedded; latents; the side data of the chunk that enters."""
+        width, height = (length // self._cell for length in self._size_wh)
+        rows, frames = len(order.rows), order.rows[0].frames
+        latents = Form((rows, frames, self._channels, height, width), torch.float32)
+        if rank == self.stages.ranks - 1:
+            whole = (self._size_wh[1], self._size_wh[0], 3)
+            pictures = [
+                form
+                for decode in (order.decodes if self.stages.decode_rank else ())
+                for form in (Form((decode.pictures, *whole), torch.uint8), Form((1,), torch.bool))
+            ]
+            return (latents, *pictures)
+        tokens = Form((rows, frames * (height // 2) * (width // 2), self._dim), self._dtype)
+        side = self._side if order.enters != NO_CHUNK else ()
+        return (*((tokens,) if self.stages.part(rank).end_block else ()), latents, *side)
+
+    def unpacked(self, rank: int, tensors: Sequence[Tensor]) -> tuple[Tensor | None, Tensor, Side]:
+        """Tokens, latents and side data of what `rank` sent on."""
+        rest = list(tensors)
+        x = rest.pop(0) if self.stages.part(rank).end_block else None
+        return x, rest[0], tuple(rest[1:])
+
+
+class Pipeline:
+    """Rank 0's end: the Pipe of a stream whose stages are on several ranks."""
+
+    def __init__(self, world: World, runner: StageRunner, parcels: Parcels, *, on_landed: Callable[[], None]) -> None:
+        """on_landed: called from another thread when something has come back. Raises RankLost."""
+        self.first, self.depth = runner, world.size
+        self.decodes_here = parcels.stages.decode_rank == 0
+        self._world, self._parcels, self._on_landed = world, parcels, on_landed
+        self._sent: queue.SimpleQueue[StepOrder | None] = queue.SimpleQueue()
+        self._landed: queue.SimpleQueue[Landed | str] = queue.SimpleQueue()
+        self._under_way = 0
+        self._pulse = Pulse(world, on_lost=self._lose)
+        world.wait_until_ready(lambda: self._pulse.lost)
+        self._thread = threading.Thread(target=self._receive, name="rank results", daemon=True)
+        self._thread.start()
+
+    @property
+    def stages(self) -> StageMap:
+        return self._parcels.stages
+
+    @property
+    def reports(self) -> list[dict[str, Any]]:
+        """What each rank said of itself last, in order; of those that have."""
+        mine = report_of(self.first, self._world.rank)
+        return [mine, *(self._pulse.reports[rank] for rank in sorted(self._pulse.reports))]
+
+    def ensure_rows(self, rows: int) -> int:
+        self._tell_all(Tell.ROWS, number=rows)
+        there = _rows_had(self.first, rows)
+        return min(there, *(self._answer_of(rank) for rank in range(1, self.depth)))
+
+    def add_prompt(self, number: int, embedding: Tensor) -> None:
+        self._tell_all(Tell.PROMPT, number=number, tensor=embedding)
+        self.first.add_prompt(number, embedding)
+
+    def send(self, order: StepOrder, latents: Tensor, side: Side) -> None:
+        self._refuse_if_lost()
+        self._tell_all(Tell.STEP, order.to_json().encode())
+        x, latents = self.first.run(order, None, latents)
+        forms = self._parcels.after(0, order)
+        with _noticing():
+            self._world.hop_out.send([*([x] if x is not None else []), latents, *side], forms)
+        self._under_way += 1
+        self._sent.put(order)
+
+    def is_ready(self) -> bool:
+        return not self._landed.empty()
+
+    def take(self) -> Landed:
+        """Raises RankLost where it will never come."""
+        while True:
+            try:
+                landed = self._landed.get(timeout=LOOK_PERIOD_S)
+            except queue.Empty:
+                self._refuse_if_lost()
+                continue
+            if isinstance(landed, str):
+                raise RankLost(landed)
+            self._under_way -= 1
+            return landed
+
+    def reset(self) -> None:
+        self._finish_what_is_under_way()
+        self._tell_all(Tell.RESET)
+        self.first.reset()
+
+    def give_back_rows(self, kept: int) -> None:
+        self._tell_all(Tell.KEEP_ROWS, number=kept)
+        self.first.cache.give_back_rows(kept)
+
+    def move_blocks(self, counts: tuple[int, ...]) -> None:
+        """Give each rank so many blocks, with their weights and caches; nothing may be under way."""
+        assert not self._under_way, "blocks move between micro-steps"
+        wanted = StageMap(counts, self.stages.decode_rank)
+        self._tell_all(Tell.BLOCKS, ",".join(map(str, counts)).encode())
+        with _noticing():
+            move_blocks(self.first, self.stages, wanted, rank=0)
+        self._parcels.stages = wanted
+
+    def close(self) -> None:
+        """Tell the others that it is over. May be called twice."""
+        if self._thread.is_alive():
+            try:
+                self._tell_all(Tell.END)
+            except (RankLost, RuntimeError) as error:
+                log.debug("a rank was gone before it was told to end: %s", error)
+            self._sent.put(None)
+            self._thread.join(timeout=5.0)
+        self._pulse.stop()
+        self._world.close()
+
+    def _tell_all(self, what: Tell, payload: bytes = b"", *, number: int = 0, tensor: Tensor | None = None) -> None:
+        self._refuse_if_lost()
+        with _noticing():
+            for line in self._world.orders.values():
+                line.tell(what, payload, number, tensor)
+
+    def _answer_of(self, rank: int) -> int:
+        with _noticing():
+            return self._world.orders[rank].heard()
+
+    def _finish_what_is_under_way(self) -> None:
+        while self._under_way:
+            self.take()
+
+    def _refuse_if_lost(self) -> None:
+        if reason := self._pulse.lost:
+            raise RankLost(reason)
+
+    def _lose(self, sentence: str) -> None:
+        self._landed.put(sentence)
+        self._on_landed()
+
+    def _receive(self) -> None:
+        """The thread that waits for what comes back; on a GPU it waits on a stream of its own."""
+        device = self.first.device
+        stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        while (order := self._sent.get()) is not None:
+            try:
+                with torch.cuda.stream(stream):
+                    tensors = self._world.hop_in.receive(self._parcels.after(self.depth - 1, order))
+                if stream is not None:
+                    stream.synchronize()  # this thread's own wait; the stream of the networks goes on
+            except (dist.DistError, RuntimeError) as error:
+                self._lose(self._world.failure() or f"a rank is gone ({one_line(error)[:120]})")
+                return
+            pictures: dict[int, Picture] = {}
+            for index, decode in enumerate(order.decodes if not self.decodes_here else ()):
+                pictures[decode.chunk] = tensors[1 + 2 * index], tensors[2 + 2 * index]
+            self._landed.put(Landed(tensors[0], pictures))
+            self._on_landed()
+
+
+class _noticing:
+    """What torch.distributed raises where the other end is gone becomes RankLost."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and not is_memory_full(error)):
+            raise RankLost(f"a rank is gone ({one_line(error)[:120]})") from error
+
+
+@torch.inference_mode()
+def serve(world: World, runner: StageRunner, parcels: Parcels, *, on_lost: Callable[[str], None]) -> None:
+    """Another rank's whole life once it is loaded: do as rank 0 says, until it says that it is over.
+
+    on_lost: called from another thread when rank 0 is gone. Raises what torch.distributed raises when a neighbour is.
+    """
+    orders, rank = world.orders[world.rank], world.rank
+    pulse = Pulse(world, on_lost=on_lost, report=lambda: report_of(runner, rank))
+    clean: dict[int, Tensor] = {}  # denoised, and not decoded yet
+    sides: dict[int, Side] = {}
+    world.say_ready()
+    while True:
+        what, payload, number, tensor = orders.hear()
+        match what:
+            case Tell.STEP:
+                order = StepOrder.from_json(payload.decode())
+                x, latents, side = parcels.unpacked(rank - 1, world.hop_in.receive(parcels.after(rank - 1, order)))
+                x, latents = runner.run(order, x, latents)
+                out = [*([x] if x is not None else []), latents, *side]
+                if runner.dit.part.finishes:
+                    out = [latents]
+                    if parcels.stages.decodes(rank):
+                        if order.enters != NO_CHUNK:
+                            sides[order.enters] = side
+                        out += _decoded(runner, order, latents, clean, sides)
+                world.hop_out.send(out, parcels.after(rank, order))
+            case Tell.PROMPT:
+                assert tensor is not None
+                runner.add_prompt(number, tensor)
+            case Tell.ROWS:
+                orders.answer(_rows_had(runner, number))
+            case Tell.KEEP_ROWS:
+                runner.cache.give_back_rows(number)
+            case Tell.RESET:
+                clean.clear()
+                sides.clear()
+                runner.reset()
+            case Tell.BLOCKS:
+                wanted = StageMap(tuple(map(int, payload.decode().split(","))), parcels.stages.decode_rank)
+                move_blocks(runner, parcels.stages, wanted, rank=rank)
+                parcels.stages = wanted
+            case Tell.END:
+                pulse.stop()
+                return
+
+
+def _decoded(
+    runner: StageRunner, order: StepOrder, latents: Tensor, clean: dict[int, Tensor], sides: dict[int, Side]
+) -> list[Tensor]:
+    """The pictures that the order asks for, each with whether it is finite."""
+    for row, denoised in zip(order.rows, torch.split(latents, 1), strict=True):
+        if row.next_timestep is None and row.chunk != NO_CHUNK:
+            clean[row.chunk] = denoised
+    out: list[Tensor] = []
+    for decode in order.decodes:
+        pixels, is_finite = runner.decode(decode, clean.pop(decode.chunk), sides.pop(decode.chunk, ()))
+        out += [pixels, is_finite[None]]
+    return out
+
+
+def _rows_had(runner: StageRunner, rows: int) -> int:
+    """Have so many rows if the memory has room; -> how many there are."""
+    try:
+        runner.cache.ensure_rows(rows)
+    except (RuntimeError, MemoryError) as error:
+        if not is_memory_full(error):
+            raise
+    return runner.cache.rows
+
+
+def move_blocks(runner: StageRunner, now: StageMap, wanted: StageMap, *, rank: int) -> None:
+    """This rank's part in a new split: blocks that change hands go from rank to rank, weights, keys and values.
+
+    Every rank goes through the blocks in the same order, and two of them are busy with each. Through the host's
+    memory, over the group that all are in: it is seldom.
+    """
+    owners = [_owners(stages) for stages in (now, wanted)]
+    for layer, (before, after) in enumerate(zip(*owners, strict=True)):
+        if before == after:
+            continue
+        if rank == before:
+            for tensor in runner.block_tensors(layer):
+                dist.send(tensor.cpu().contiguous().flatten().view(torch.uint8), after)
+            runner.drop_block(layer)
+        elif rank == after:
+            runner.add_block(layer, Block(runner.dit.config))
+            for tensor in runner.block_tensors(layer):
+                arrived = torch.empty(tensor.numel() * tensor.element_size(), dtype=torch.uint8)
+                dist.recv(arrived, before)
+                tensor.copy_(arrived.view(tensor.dtype).view(tensor.shape))
+    runner.have_part(wanted.part(rank))
+
+
+def _owners(stages: StageMap) -> list[int]:
+    return [rank for rank, count in enumerate(stages.counts) for _ in range(count)]
+
+
+def report_of(runner: StageRunner, rank: int) -> dict[str, Any]:
+    """What a window and other programs may know of a rank: its device, its blocks, and how long its work takes."""
+    part = runner.dit.part
+    return {
+        "rank": rank,
+        "device": str(runner.device),
+        "blocks": [part.first_block, part.end_block],
+        "busy": round(runner.meter.busy_share(), 3),
+        **{f"{work}_ms": runner.meter.median_ms(work) for work in ("encode", "blocks", "decode")},
+    }

@@ -1,0 +1,127 @@
+"""The process of a rank other than the first: joins, loads its part, serves. Owns: how that process ends.
+
+Started by the app with pipes, or by hand on another machine (`sdv2live stage`). It ends when rank 0 is over or gone,
+when a neighbour is, and when its standard input closes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from sdv2live.engine.base import EngineSpec
+from sdv2live.engine.ipc import Message, read_message, write_message
+from sdv2live.errors import UserError, one_line
+
+log = logging.getLogger(__name__)
+
+
+def run_rank(
+    rank: int,
+    master: str,
+    *,
+    device_name: str = "auto",
+    index: int = 0,
+    gpus: int = 1,
+    threads: int = 0,
+    say: Callable[[str], None] = log.info,
+    on_lost: Callable[[str], None],
+) -> None:
+    """Until rank 0 says that it is over. device_name: auto, cpu or cuda:N. index: which of `gpus`
+    ranks on this machine it is. on_lost: called from another thread.
+
+    Raises UserError for what the user can put right and RankLost.
+    """
+    say("loading torch")
+    import torch
+
+    from sdv2live.engine.build import build_rank
+    from sdv2live.engine.pipeline import Parcels, serve
+    from sdv2live.engine.precision import device_of_rank, threads_of_rank
+    from sdv2live.engine.stages import StageMap
+    from sdv2live.engine.world import Address, World
+
+    device = device_of_rank(device_name, index, gpus)
+    torch.set_num_threads(threads_of_rank(threads, gpus))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    say("joining")
+    world, plan = World.join(rank, Address.parse(master))
+    fields = plan["spec"]
+    spec = EngineSpec(**{**fields, "size_wh": tuple(fields["size_wh"])})
+    stages = StageMap(tuple(plan["counts"]), plan["decode_rank"])
+    world.connect(device)
+    try:
+        runner = build_rank(spec, stages, rank, device, first_epoch=plan["epoch"], say=say)
+        say("ready")
+        serve(world, runner, Parcels(runner, stages), on_lost=on_lost)
+    except UserError as error:
+        world.say_failed(one_line(error))
+        raise
+    except Exception as error:
+        world.say_failed(f"{type(error).__name__}: {one_line(error)}")
+        raise
+    finally:
+        world.close()
+
+
+def main() -> None:
+    """Take rank, meeting place and device from standard input; whatever libraries print goes to the log."""
+    target = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the app decides when this process ends, by closing the pipe
+    first = read_message(sys.stdin.buffer)
+    if first is None:
+        os._exit(0)
+    fields = json.loads(first[1])
+
+    def say(stage: str) -> None:
+        try:
+            write_message(target, Message.STAGE, stage.encode())
+        except BrokenPipeError:
+            os._exit(0)
+
+    def end(kind: Message, reason: str) -> NoReturn:
+        try:
+            write_message(target, kind, reason.encode())
+        except BrokenPipeError:
+            log.debug("nobody is left to be told: %s", reason)
+        os._exit(3)
+
+    def read_until_gone() -> None:
+        """Whatever ends the pipe ends the process: the app owns it."""
+        try:
+            while read_message(sys.stdin.buffer) is not None:
+                pass
+        finally:
+            os._exit(0)
+
+    threading.Thread(target=read_until_gone, name="rank messages", daemon=True).start()
+    try:
+        run_rank(
+            fields["rank"],
+            fields["master"],
+            device_name=fields["device"],
+            index=fields["rank"],
+            gpus=fields["gpus"],
+            threads=fields["threads"],
+            say=say,
+            on_lost=lambda reason: end(Message.DEAD, reason),
+        )
+    except UserError as error:
+        end(Message.REFUSED, one_line(error))
+    except Exception as error:  # a process's top: told to the app, which replaces all ranks
+        traceback.print_exc()
+        end(Message.DEAD, f"{type(error).__name__}: {one_line(error)}")
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
