@@ -16,7 +16,8 @@ import numpy as np
 
 from sdv2live.capture.preprocess import frame_into
 from sdv2live.engine.base import Chunk, ChunkResult
-from sdv2live.errors import ChunkError, UserError, one_line
+from sdv2live.engine.rank_process import RankProcess, start_ranks, with_meeting_place
+from sdv2live.errors import ChunkError, EngineDead, RankLost, UserError, one_line
 from sdv2live.filters import apply_chain, parse_chain
 from sdv2live.frames import Pixels
 from sdv2live.parameters import TABLE, When
@@ -83,13 +84,22 @@ class Stream:
     def _start(self, registry: Registry) -> None:
         from sdv2live.engine.build import build_engine
 
-        spec = replace(engine_spec(registry), waits_for_text=True)
+        spec = with_meeting_place(replace(engine_spec(registry), waits_for_text=True))
         if spec.threads:
             import torch
 
             torch.set_num_threads(spec.threads)
         self._registry = registry
-        self._engine: StreamEngine = build_engine(spec, assets_dir())
+        self._ranks: list[RankProcess] = []
+        try:
+            self._ranks = start_ranks(spec)
+            self._engine: StreamEngine = build_engine(spec, assets_dir())
+        except (EngineDead, RankLost) as error:
+            self._end_ranks()
+            raise UserError(f"{spec.name} could not be started over {spec.ranks} ranks: {self._why(error)}.") from None
+        except BaseException:
+            self._end_ranks()
+            raise
         self._next_chunk = 0
         self._real_frames: dict[int, int] = {}  # of each chunk in flight: what its tail was completed with is cut off
         self._resets = registry.get("stream.reset")
@@ -108,6 +118,15 @@ class Stream:
         """Free the engine. May be called twice; everything else is refused from then on."""
         self._is_closed = True
         self._engine.close()
+        self._end_ranks()
+
+    def _end_ranks(self) -> None:
+        for rank in self._ranks:
+            rank.close()
+
+    def _why(self, error: Exception) -> str:
+        """A rank that has ended knows best."""
+        return next((rank.reason for rank in self._ranks if rank.reason), one_line(error))
 
     def set(self, name: str, value: object) -> None:
         """Set a row of the parameter table; acts on the next chunk, and `stream.reset` at once.
@@ -199,6 +218,8 @@ class Stream:
         `latents` [1, F, 16, h, w] of what comes back may be changed before it goes on.
         """
         self._refuse_if_closed()
+        if self._ranks:
+            raise UserError("the stages can be run apart on one device alone: leave engine.gpus at 1.")
         chunk = Chunk(self._next_chunk, self._chunk(frames))
         settings = settings_of(self._registry.snapshot())
         item = self._run(lambda: self._engine.encode(chunk, settings))
@@ -233,6 +254,9 @@ class Stream:
         """What `work` of the engine gives. A chunk that fails is followed by a reset: the next opens a new stream."""
         try:
             return work()
+        except RankLost as error:
+            self.close()
+            raise UserError(f"the stream is over, {self._why(error)}: make a new one.") from None
         except ChunkError as error:
             why = one_line(error)
         self.reset()

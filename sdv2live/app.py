@@ -149,7 +149,7 @@ class LiveApp:
             # The numbers of a run are those of its end, not of what is left once everything is closed.
             summary, end_source = self.summary(), self.sources.status
             engine_failure = self.supervisor.reason if self.supervisor.state is State.FAILED else ""
-            peak_bytes = peak_memory_bytes([os.getpid(), self.supervisor.engine_pid])
+            peak_bytes = peak_memory_bytes([os.getpid(), *self.supervisor.engine_pids])
         self._report(summary | {"peak_memory_bytes": peak_bytes})
         failure = self.session.failure or self.presenter.failure
         if failure is not None:
@@ -450,7 +450,7 @@ class LiveApp:
             restarts=supervisor.restarts,
             noise_scale=session.noise_scale,
             motion=session.motion,
-            memory_bytes=memory_bytes([os.getpid(), supervisor.engine_pid]),
+            memory_bytes=memory_bytes([os.getpid(), *supervisor.engine_pids]),
             osc_port=self.osc.port if self.osc is not None else None,
             problems=tuple(dict.fromkeys(problem for problem in problems if problem)),
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from sdv2live import __version__
-from sdv2live.errors import UserError
+from sdv2live.errors import RankLost, UserError, one_line
 from sdv2live.parameters import TABLE, Kind, Parameter, range_text
 from sdv2live.registry import Registry
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 USAGE_ERROR = 2
 DEMO_SECONDS = 20.0
-COMMANDS = ("live", "render", "evaluate", "bench", "devices")
+COMMANDS = ("live", "render", "evaluate", "bench", "devices", "stage")
 _NOT_IN_RENDER = ("output.", "stream.", "osc.", "source.", "camera.", "record.", "schedule")
 _YET_IN_RENDER = ("source.fit", "source.mirror", "source.rotate", "output.filters")
 
@@ -111,7 +111,14 @@ def _parser() -> argparse.ArgumentParser:
     devices.add_argument("--json", action="store_true", help="as JSON, for programs")
     devices.set_defaults(run=_devices)
 
-    for command in (live, render, bench, evaluate, devices):
+    stage = commands.add_parser("stage", help="lend this machine's device to a run elsewhere", allow_abbrev=False)
+    stage.add_argument("--rank", type=int, metavar="N", help="which rank this is, from 1 (default: RANK)")
+    stage.add_argument("--master", metavar="HOST:PORT", help="where the run is (default: MASTER_ADDR:MASTER_PORT)")
+    stage.add_argument("--device", default="auto", metavar="NAME", help="auto (default), cuda:1, cpu and so on")
+    stage.add_argument("--threads", type=int, default=0, metavar="N", help="processor threads; 0 (default): all cores")
+    stage.set_defaults(run=_stage)
+
+    for command in (live, render, bench, evaluate, devices, stage):
         command.add_argument("-v", "--verbose", action="store_true", help="say more")
     return parser
 
@@ -261,6 +268,34 @@ def _bench(options: argparse.Namespace) -> int:
     from sdv2live.bench import bench
 
     return bench(registry, chunks=options.chunks, json_path=options.json)
+
+
+def _stage(options: argparse.Namespace) -> int:
+    from sdv2live.engine.rank_worker import rank_from, run_rank
+
+    rank, master, index = rank_from(options.rank, options.master, os.environ)
+
+    def end(reason: str) -> None:
+        print(f"sdv2live: rank {rank} ends: {reason}.", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    def say(stage: str) -> None:
+        print(f"sdv2live: rank {rank}: {stage}", file=sys.stderr, flush=True)
+
+    try:
+        run_rank(
+            rank,
+            master,
+            device_name=options.device,
+            index=index,
+            gpus=index + 1,
+            threads=options.threads,
+            say=say,
+            on_lost=end,
+        )
+    except (RankLost, RuntimeError) as error:
+        end(one_line(error)[:200])
+    return 0
 
 
 def _devices(options: argparse.Namespace) -> int:

@@ -27,3 +27,7 @@ def one_line(error: BaseException) -> str:
     """The message of `error` on one line, never empty."""
     text = " ".join(str(error).split())
     return text or type(error).__name__
+
+
+class RankLost(Exception):
+    """Another rank is gone or cannot go on: the pipeline is to be replaced as a whole. The message says which."""

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def memory_bytes(pids: Sequence[int | None]) -> int | None:
-    """Resident memory of these processes now, added; None where the system does not say. A pid of None is left out."""
+def memory_bytes(pids: Sequence[int]) -> int | None:
+    """Resident memory of these processes now, added; None where the system does not say."""
     return _added("VmRSS", pids)
 
 
-def peak_memory_bytes(pids: Sequence[int | None]) -> int | None:
+def peak_memory_bytes(pids: Sequence[int]) -> int | None:
     """The largest resident size that each of these had since it became the program that it is, added.
 
     Not what `getrusage` gives: a child's highest mark there begins with what its parent had when it was forked.
@@ -19,10 +19,10 @@ def peak_memory_bytes(pids: Sequence[int | None]) -> int | None:
     return _added("VmHWM", pids)
 
 
-def _added(name: str, pids: Sequence[int | None]) -> int | None:
+def _added(name: str, pids: Sequence[int]) -> int | None:
     """A field of Linux' /proc/PID/status (proc_pid_status(5)), in kB there."""
     try:
-        return sum(_field_bytes(name, pid) for pid in pids if pid is not None)
+        return sum(_field_bytes(name, pid) for pid in pids)
     except (OSError, ValueError, StopIteration):
         return None
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from sdv2live.engine.base import ChunkSettings, EngineSpec
 from sdv2live.engine.catalogue import default_size, traits_of, window_of
+from sdv2live.errors import UserError
 from sdv2live.frames import Framing
 from sdv2live.registry import Registry, Snapshot
 
@@ -28,8 +29,16 @@ def engine_spec(registry: Registry) -> EngineSpec:
         window_frames=int(values["engine.window_frames"] or 0),
         sink_frames=-1 if values["engine.sink_frames"] is None else int(values["engine.sink_frames"]),
         normalises_latents=bool(values["engine.normalise_latents"]),
+        gpus=int(values["engine.gpus"]),
+        world=int(values["engine.world"]),
+        master=str(values["engine.master"]),
+        split=str(values["engine.split"]),
     )
     window_of(spec)  # refuses what cannot roll, before anything is loaded
+    if spec.world > spec.gpus and not spec.master:
+        raise UserError(
+            f"--world {spec.world} needs a place where the other machines find this one: add --master HOST:PORT."
+        )
     registry.apply_engine_defaults(traits_of(spec).defaults)
     return replace(spec, steps_count=int(registry.get("steps.count") or 1))
 

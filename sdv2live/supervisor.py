@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from sdv2live.clock import Clock
 from sdv2live.engine.base import ChunkResult
@@ -106,9 +107,15 @@ class Supervisor:
         return f"{self.state}: {self.reason}" if self.reason and self.state is not State.RUNNING else str(self.state)
 
     @property
-    def engine_pid(self) -> int | None:
+    def engine_pids(self) -> list[int]:
         engine = self.engine
-        return engine.pid if engine is not None else None
+        return engine.pids if engine is not None else []
+
+    @property
+    def reports(self) -> list[dict[str, Any]]:
+        """How each of several ranks is doing; empty for one."""
+        engine = self.engine
+        return engine.reports if engine is not None else []
 
     def poll(self) -> list[ChunkResult]:
         """Results fit to be shown; looks after the engine. Call it often, whatever the state."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import queue
 import statistics
 import subprocess
@@ -17,13 +18,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from sdv2live.clock import Clock
 from sdv2live.engine.base import TIMINGS, Chunk, ChunkResult, ChunkSettings, Engine, EngineSpec
 from sdv2live.engine.catalogue import traits_of
 from sdv2live.engine.child import start_child
 from sdv2live.engine.ipc import (
-    SLOTS,
     BrokenMessage,
     Message,
     Result,
@@ -31,9 +32,11 @@ from sdv2live.engine.ipc import (
     Submit,
     create_memory,
     read_message,
+    slots_of,
     to_json,
     write_message,
 )
+from sdv2live.engine.rank_process import RankProcess, start_ranks, with_meeting_place
 from sdv2live.errors import ChunkError, EngineDead
 from sdv2live.frames import Pixels
 
@@ -47,6 +50,7 @@ MIN_CHUNK_LIMIT_S = 2.0
 FIRST_CHUNK_LIMIT_S = 15.0  # until it is known how long chunks take here: a loaded machine starts slowly
 FIRST_CHUNK_WARM_UPS = 5.0  # or so many times what the warm-up took, for a large engine on a slow device
 KNOWN_CHUNKS = 4
+RANKS_REASON_S = 0.3  # so long a rank that ended may take to say why, after another one has noticed
 CHUNK_LIMIT_MEDIANS = 10.0
 CHUNK_LIMIT_LONGEST = 3.0  # a machine under load has chunks of very different length
 
@@ -68,7 +72,7 @@ class EngineClient(Engine):
         texts: Sequence[str] = (),
         on_event: Callable[[], None] = lambda: None,
     ) -> None:
-        self.spec = spec
+        self.spec = spec = with_meeting_place(spec)
         self.traits = traits_of(spec)
         self.stage = "starting"
         self.device = ""
@@ -76,12 +80,17 @@ class EngineClient(Engine):
         self.epoch = first_epoch
         self._clock = clock
         self._on_event = on_event
-        frames = self.traits.largest_chunk
-        memory, handle = create_memory(SharedFrames.size_bytes(spec.size_wh, frames))
-        self._frames = SharedFrames(memory, size_wh=spec.size_wh, frames=frames)
+        self.reports: list[dict[str, Any]] = []  # how each of several ranks is doing, as pipeline.report_of has it
+        frames, slots = self.traits.largest_chunk, slots_of(spec.ranks)
+        memory, handle = create_memory(SharedFrames.size_bytes(spec.size_wh, frames, slots))
+        self._frames = SharedFrames(memory, size_wh=spec.size_wh, frames=frames, slots=slots)
+        self._ranks: list[RankProcess] = []
         try:
+            self._ranks = start_ranks(spec, on_event=on_event)
             self._process = start_child("sdv2live.engine.worker", descriptors=[handle.descriptor])
-        except OSError as error:
+        except (OSError, EngineDead) as error:
+            for rank in self._ranks:
+                rank.kill()
             self._frames.close()
             raise EngineDead(f"its process could not be started ({error})") from error
         finally:
@@ -96,7 +105,7 @@ class EngineClient(Engine):
         self._pings_unanswered = 0
         self._not_taken: set[int] = set()
         self._silent_s = 0.0
-        self._free = set(range(SLOTS))
+        self._free = set(range(slots))
         self._slot_of: dict[int, int] = {}
         self._reserved: int | None = None
         self._chunks_in_epoch = 0
@@ -107,6 +116,7 @@ class EngineClient(Engine):
         self._chunk_times_s: deque[float] = deque(maxlen=32)
         self._results: list[ChunkResult] = []
         self._death = self._refusal = ""
+        self._death_s = math.inf
         self._is_closed = False
         self._reader.start()
         self._send(
@@ -124,7 +134,13 @@ class EngineClient(Engine):
 
     @property
     def pid(self) -> int:
+        """Of the process with the rings' other ends: the first rank's."""
         return self._process.pid
+
+    @property
+    def pids(self) -> list[int]:
+        """Of its processes: the first rank's, then the others' on this machine."""
+        return [self._process.pid, *(rank.pid for rank in self._ranks)]
 
     @property
     def frames_wanted(self) -> int:
@@ -217,11 +233,15 @@ class EngineClient(Engine):
             self._process.wait()
         self._reader.join()
         self._from_child.close()
+        for rank in self._ranks:
+            rank.close(grace_s=grace_s)
         self._frames.close()
 
     def kill(self) -> None:
-        """End a child that hangs, at once."""
+        """End a child that hangs, and all other ranks, at once."""
         self._process.kill()
+        for rank in self._ranks:
+            rank.kill()
         self.close()
 
     def _send(self, kind: Message, payload: bytes = b"") -> None:
@@ -272,6 +292,8 @@ class EngineClient(Engine):
                     self._slot_of.clear()
             case Message.CHUNK_FAILED:
                 return payload.decode()
+            case Message.REPORTS:
+                self.reports = json.loads(payload)
             case Message.REFUSED:
                 self._refusal = payload.decode()
             case Message.DEAD:
@@ -328,6 +350,17 @@ class EngineClient(Engine):
         self._raise_if_dead()
 
     def _raise_if_dead(self) -> None:
+        """Of several ranks the one that ended knows best why; the others notice, and say so at about the same time."""
+        for rank in self._ranks:
+            if rank.reason and rank.is_refusal:
+                self._refusal = self._refusal or rank.reason
+            elif rank.reason:
+                self._death, self._death_s = rank.reason, -math.inf
+        if self._death and self._ranks and not self._refusal:
+            now_s = self._clock.now_s()
+            self._death_s = min(self._death_s, now_s)
+            if now_s - self._death_s < RANKS_REASON_S:
+                return
         if self._refusal:
             raise EngineRefused(self._refusal)
         if self._death:

@@ -25,12 +25,16 @@ from numpy.typing import NDArray
 from sdv2live.frames import Pixels
 from sdv2live.limits import MAX_STEPS
 
-SLOTS = MAX_STEPS + 2  # as many chunks in flight, one that waits, one that is being copied
 MAX_MESSAGE_BYTES = 1 << 20
 _HEAD = struct.Struct("<4sBI")
 _MAGIC = b"sdv2"
 _SUBMIT = struct.Struct("<QIII")
 _RESULT = struct.Struct("<QQIIBIdd4d")
+
+
+def slots_of(ranks: int) -> int:
+    """As many chunks as can be in flight, one that waits, one that is being copied."""
+    return MAX_STEPS * ranks + 2
 
 
 class Message(IntEnum):
@@ -42,6 +46,7 @@ class Message(IntEnum):
     FLUSH = 4
     RESET = 5
     PING = 6
+    LANDED = 7  # never sent: the worker's own, when something came back from other ranks
     STAGE = 10
     READY = 11
     RESULT = 12
@@ -50,6 +55,7 @@ class Message(IntEnum):
     PONG = 15
     CHUNK_FAILED = 16
     DEAD = 17
+    REPORTS = 20  # how each rank is doing, as JSON
     REFUSED = 19  # it cannot start and trying again would not help; the sentence for the user
     TAKEN = 18  # a submitted chunk was worked on; its result may come later
 
@@ -139,14 +145,14 @@ def to_json(value: dict[str, Any]) -> bytes:
 class SharedFrames:
     """The memory of both directions: `chunk_in(slot)` and `chunk_out(slot)` are [T, H, W, 3] uint8 views of it."""
 
-    def __init__(self, memory: mmap.mmap, *, size_wh: tuple[int, int], frames: int) -> None:
+    def __init__(self, memory: mmap.mmap, *, size_wh: tuple[int, int], frames: int, slots: int) -> None:
         width, height = size_wh
         self._memory = memory
-        self._all: NDArray[np.uint8] = np.frombuffer(memory, np.uint8).reshape(SLOTS, 2, frames, height, width, 3)
+        self._all: NDArray[np.uint8] = np.frombuffer(memory, np.uint8).reshape(slots, 2, frames, height, width, 3)
 
     @staticmethod
-    def size_bytes(size_wh: tuple[int, int], frames: int) -> int:
-        return SLOTS * 2 * frames * size_wh[0] * size_wh[1] * 3
+    def size_bytes(size_wh: tuple[int, int], frames: int, slots: int) -> int:
+        return slots * 2 * frames * size_wh[0] * size_wh[1] * 3
 
     def chunk_in(self, slot: int) -> Pixels:
         chunk: Pixels = self._all[slot, 0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -40,6 +40,11 @@ class Pipe(Protocol):
     depth: int
     first: StageRunner
     decodes_here: bool
+
+    @property
+    def reports(self) -> list[dict[str, Any]]:
+        """How each of several ranks is doing (`report_of`); empty where all is in this process."""
+        ...
 
     def ensure_rows(self, rows: int) -> int:
         """Have memory for at least so many rows in every stage; -> how many there are."""
@@ -80,6 +85,7 @@ class LocalPipe:
     def __init__(self, runners: Sequence[StageRunner]) -> None:
         """runners: one, or several that share out the blocks, of which the first has the codec."""
         self.runners, self.first, self.depth = tuple(runners), runners[0], len(runners)
+        self.reports: list[dict[str, Any]] = []
         self._landed: deque[Landed] = deque()
 
     def ensure_rows(self, rows: int) -> int:

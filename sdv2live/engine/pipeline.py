@@ -24,8 +24,8 @@ from sdv2live.engine.orders import NO_CHUNK, StepOrder
 from sdv2live.engine.pipe import Landed, Picture
 from sdv2live.engine.stage_runner import StageRunner
 from sdv2live.engine.stages import StageMap
-from sdv2live.engine.world import Pulse, RankLost, Tell, World
-from sdv2live.errors import one_line
+from sdv2live.engine.world import Pulse, Tell, World
+from sdv2live.errors import RankLost, one_line
 
 log = logging.getLogger(__name__)
 
@@ -214,7 +214,7 @@ class _noticing:
 def serve(world: World, runner: StageRunner, parcels: Parcels, *, on_lost: Callable[[str], None]) -> None:
     """Another rank's whole life once it is loaded: do as rank 0 says, until it says that it is over.
 
-    on_lost: called from another thread when rank 0 is gone. Raises what torch.distributed raises when a neighbour is.
+    on_lost: called from another thread when rank 0 is gone. Raises RankLost when a neighbour is.
     """
     orders, rank = world.orders[world.rank], world.rank
     pulse = Pulse(world, on_lost=on_lost, report=lambda: report_of(runner, rank))
@@ -222,11 +222,14 @@ def serve(world: World, runner: StageRunner, parcels: Parcels, *, on_lost: Calla
     sides: dict[int, Side] = {}
     world.say_ready()
     while True:
-        what, payload, number, tensor = orders.hear()
+        with _noticing():
+            what, payload, number, tensor = orders.hear()
         match what:
             case Tell.STEP:
                 order = StepOrder.from_json(payload.decode())
-                x, latents, side = parcels.unpacked(rank - 1, world.hop_in.receive(parcels.after(rank - 1, order)))
+                with _noticing():
+                    received = world.hop_in.receive(parcels.after(rank - 1, order))
+                x, latents, side = parcels.unpacked(rank - 1, received)
                 x, latents = runner.run(order, x, latents)
                 out = [*([x] if x is not None else []), latents, *side]
                 if runner.dit.part.finishes:
@@ -235,7 +238,8 @@ def serve(world: World, runner: StageRunner, parcels: Parcels, *, on_lost: Calla
                         if order.enters != NO_CHUNK:
                             sides[order.enters] = side
                         out += _decoded(runner, order, latents, clean, sides)
-                world.hop_out.send(out, parcels.after(rank, order))
+                with _noticing():
+                    world.hop_out.send(out, parcels.after(rank, order))
             case Tell.PROMPT:
                 assert tensor is not None
                 runner.add_prompt(number, tensor)
@@ -249,7 +253,8 @@ def serve(world: World, runner: StageRunner, parcels: Parcels, *, on_lost: Calla
                 runner.reset()
             case Tell.BLOCKS:
                 wanted = StageMap(tuple(map(int, payload.decode().split(","))), parcels.stages.decode_rank)
-                move_blocks(runner, parcels.stages, wanted, rank=rank)
+                with _noticing():
+                    move_blocks(runner, parcels.stages, wanted, rank=rank)
                 parcels.stages = wanted
             case Tell.END:
                 pulse.stop()

@@ -13,14 +13,34 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from sdv2live.engine.base import EngineSpec
 from sdv2live.engine.ipc import Message, read_message, write_message
-from sdv2live.errors import UserError, one_line
+from sdv2live.engine.worker import plain_reason
+from sdv2live.errors import RankLost, UserError, one_line
 
 log = logging.getLogger(__name__)
+
+
+def rank_from(rank: int | None, master: str | None, environ: Mapping[str, str]) -> tuple[int, str, int]:
+    """Rank, meeting place, and which rank of this machine: as they are given, else as torchrun says them.
+
+    Raises UserError.
+    """
+    if rank is None:
+        if not environ.get("RANK", "").isdecimal():
+            raise UserError("which rank is this? Add --rank N, from 1 to the number of ranks less one.")
+        rank = int(environ["RANK"])
+    if rank < 1:
+        raise UserError(f"--rank {rank}: the first rank is the run itself; the others are numbered from 1.")
+    if master is None:
+        if not environ.get("MASTER_ADDR") or not environ.get("MASTER_PORT"):
+            raise UserError("where is the run? Add --master HOST:PORT, as the run was given it.")
+        master = f"{environ['MASTER_ADDR']}:{environ['MASTER_PORT']}"
+    local = environ.get("LOCAL_RANK", "")
+    return rank, master, int(local) if local.isdecimal() else 0
 
 
 def run_rank(
@@ -65,8 +85,10 @@ def run_rank(
     except UserError as error:
         world.say_failed(one_line(error))
         raise
+    except RankLost:
+        raise
     except Exception as error:
-        world.say_failed(f"{type(error).__name__}: {one_line(error)}")
+        world.say_failed(plain_reason(error))
         raise
     finally:
         world.close()
@@ -117,9 +139,11 @@ def main() -> None:
         )
     except UserError as error:
         end(Message.REFUSED, one_line(error))
+    except RankLost as error:
+        end(Message.DEAD, one_line(error))
     except Exception as error:  # a process's top: told to the app, which replaces all ranks
         traceback.print_exc()
-        end(Message.DEAD, f"{type(error).__name__}: {one_line(error)}")
+        end(Message.DEAD, plain_reason(error))
     os._exit(0)
 
 

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -187,6 +187,11 @@ class StreamEngine(Engine):
     @property
     def device(self) -> torch.device:
         return self.pipe.first.device
+
+    @property
+    def reports(self) -> list[dict[str, Any]]:
+        """How each of several ranks is doing; empty for one."""
+        return self.pipe.reports
 
     @property
     def cache_bytes(self) -> int:

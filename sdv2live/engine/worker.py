@@ -16,9 +16,9 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-from sdv2live.engine.base import TIMINGS, Chunk, ChunkResult, ChunkSettings, Engine, EngineSpec
+from sdv2live.engine.base import TIMINGS, Chunk, ChunkResult, ChunkSettings, EngineSpec
 from sdv2live.engine.ipc import (
     MemoryHandle,
     Message,
@@ -27,13 +27,19 @@ from sdv2live.engine.ipc import (
     Submit,
     attach_memory,
     read_message,
+    slots_of,
     to_json,
     write_message,
 )
 from sdv2live.engine.thread_governor import ThreadGovernor
-from sdv2live.errors import ChunkError, UserError, one_line
+from sdv2live.errors import ChunkError, RankLost, UserError, one_line
+
+if TYPE_CHECKING:
+    from sdv2live.engine.stream import StreamEngine
 
 log = logging.getLogger(__name__)
+
+REPORT_PERIOD_S = 1.0
 
 
 class Link:
@@ -68,10 +74,11 @@ class Worker:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._engine: Engine | None = None
+        self._engine: StreamEngine | None = None
         self._settings: dict[int, ChunkSettings] = {}
         self._slots: dict[int, int] = {}
         self._governor: ThreadGovernor | None = None
+        self._reported_s = 0.0
 
     def configure(self, payload: bytes) -> None:
         fields = json.loads(payload)
@@ -88,7 +95,13 @@ class Worker:
             self._link.send(Message.STAGE, stage.encode())
 
         say("loading weights")
-        engine = build_engine(spec, Path(fields["assets"]), first_epoch=fields["epoch"], say=say)
+        engine = build_engine(
+            spec,
+            Path(fields["assets"]),
+            first_epoch=fields["epoch"],
+            say=say,
+            on_landed=lambda: self._link.inbox.put((Message.LANDED, b"")),
+        )
         say("warming up")
         started_s = time.monotonic()
         engine.warm_up()
@@ -97,11 +110,14 @@ class Worker:
         # The first start says what is wrong with its prompt; one that comes later has had pictures and is to come back.
         engine.prepare(fields["texts"], falls_back=fields["epoch"] > 0)
         self._frames = SharedFrames(
-            attach_memory(MemoryHandle(**fields["memory"])), size_wh=spec.size_wh, frames=engine.traits.largest_chunk
+            attach_memory(MemoryHandle(**fields["memory"])),
+            size_wh=spec.size_wh,
+            frames=engine.traits.largest_chunk,
+            slots=slots_of(spec.ranks),
         )
         epoch = engine.reset()
         self._engine = engine
-        if not spec.threads and choose_device(spec.device).type == "cpu":
+        if not spec.threads and spec.ranks == 1 and choose_device(spec.device).type == "cpu":
             self._governor = ThreadGovernor(torch.get_num_threads(), torch.set_num_threads)
         self._link.send(
             Message.READY,
@@ -127,6 +143,9 @@ class Worker:
                         self._governor.adjust(time.monotonic(), results[-1].stage_ms["chunk"] / 1000)
                 finally:
                     self._link.send(Message.TAKEN, submit.chunk_id.to_bytes(8, "little"))
+            case Message.LANDED:
+                self._send_results(engine.poll())
+                self._report(engine)
             case Message.FLUSH:
                 self._send_results(engine.flush())
                 self._link.send(Message.FLUSHED)
@@ -152,6 +171,13 @@ class Worker:
             )
             self._link.send(Message.RESULT, packed.pack())
 
+    def _report(self, engine: StreamEngine) -> None:
+        """Of several ranks, now and then, how each is doing."""
+        now_s = time.monotonic()
+        if now_s - self._reported_s >= REPORT_PERIOD_S and (reports := engine.reports):
+            self._reported_s = now_s
+            self._link.send(Message.REPORTS, json.dumps(reports, allow_nan=False).encode())
+
     def run(self) -> None:
         """Take messages for ever; the reader thread ends the process."""
         kind, payload = self._link.inbox.get()
@@ -169,7 +195,7 @@ class Worker:
             except Exception as error:
                 traceback.print_exc()
                 reason = plain_reason(error)
-                if kind is not Message.SUBMIT:
+                if kind is not Message.SUBMIT or isinstance(error, RankLost):
                     # What the app waits for would never come: only a new process helps.
                     self._die(Message.DEAD, reason)
                 self._link.send(Message.CHUNK_FAILED, reason.encode())
@@ -184,7 +210,7 @@ def plain_reason(error: Exception) -> str:
     from sdv2live.engine.checkpoint import is_memory_full
     from sdv2live.engine.stream import MEMORY_IS_FULL
 
-    if isinstance(error, ChunkError | UserError):
+    if isinstance(error, ChunkError | UserError | RankLost):
         return one_line(error)
     if is_memory_full(error):
         return MEMORY_IS_FULL

@@ -28,7 +28,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from sdv2live.engine.codec import Form
 from sdv2live.engine.parcels import parcel_bytes, views
-from sdv2live.errors import UserError, one_line
+from sdv2live.errors import RankLost, UserError, one_line
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +40,6 @@ PULSE_S = 1.0
 LOST_AFTER_S = 20.0
 MOST_ORDERS_UNDER_WAY = 256
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-class RankLost(Exception):
-    """Another rank is gone or cannot go on: the pipeline is to be replaced as a whole. The message says which."""
 
 
 class Tell(IntEnum):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import count
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ import torch
 
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.build import build_engine
-from sdv2live.engine.model.wan_transformer import POCKET
 from sdv2live.engine.pipe import LocalPipe
 from sdv2live.engine.pipeline import Pipeline
 from sdv2live.engine.pocket import build_pocket, pocket_stage
@@ -36,6 +34,7 @@ CHANGES = {
     15: {"steps_count": 2, "mix": (("neon", 1.0), ("thermal camera", 2.0)), "sink_requests": 1},
     18: {"feedback": 0.2},
 }
+NO_CHANGES: Mapping[int, dict[str, Any]] = {}
 
 
 @pytest.fixture(autouse=True)
@@ -78,17 +77,19 @@ def frames_of(number: int, wanted: int) -> Pixels:
     made = []
     for index in range(wanted):
         phase = (4 * number + index) / 9 + 3 * (number // 11)
-        made.append(np.stack([127 + 120 * np.sin(columns / (5 + c) + rows / 7 + phase * (c + 1)) for c in range(3)], -1))
+        made.append(
+            np.stack([127 + 120 * np.sin(columns / (5 + c) + rows / 7 + phase * (c + 1)) for c in range(3)], -1)
+        )
     return np.stack(made).astype(np.uint8)
 
 
 def run(
-    engine: StreamEngine, chunks: int, settings: ChunkSettings, *, changes: dict = {}, ids: Iterator[int] | None = None
+    engine: StreamEngine, chunks: int, settings: ChunkSettings, changes: Mapping[int, dict[str, Any]] = NO_CHANGES
 ) -> list[Pixels]:
-    ids, pictures = ids or count(), []
+    pictures = []
     for number in range(chunks):
         settings = replace(settings, **changes.get(number, {}))
-        engine.submit(Chunk(next(ids), frames_of(number, engine.frames_wanted)), settings)
+        engine.submit(Chunk(number, frames_of(number, engine.frames_wanted)), settings)
         pictures += [result.frames for result in engine.poll()]
     pictures += [result.frames for result in engine.flush()]
     assert len(pictures) == chunks
@@ -110,5 +111,5 @@ def test_processes_give_the_picture_of_one_process_to_the_bit(split: str) -> Non
             assert same(run(engine, 9, settings), run(twin, 9, settings)), f"{steps} steps"
             engine.reset()
             twin.reset()
-        assert same(run(engine, 22, PLAIN, changes=CHANGES), run(twin, 22, PLAIN, changes=CHANGES))
+        assert same(run(engine, 22, PLAIN, CHANGES), run(twin, 22, PLAIN, CHANGES))
     twin.close()
