@@ -1,26 +1,28 @@
 """Times the engine on this machine. Owns: the ceilings measured in the same run, the work count, and the figures.
 
-Runs the real engine in this process, without a source or an output. Needs torch, numpy, einops and safetensors alone.
+Runs the real engine in this process, without a source or an output, then each stage by itself (bench_stages.py). Needs
+torch, numpy, einops and safetensors alone.
 The floor is the work of a chunk at the ceilings of this device: matrix products at the measured matmul rate,
-convolutions at the measured convolution rate (perf.md, 1.1, for a device where the two differ).
+convolutions at the measured convolution rate.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from sdv2live import __version__
+from sdv2live.bench_chart import stage_chart
+from sdv2live.bench_stages import counted, floor_ms_of, measure_ceilings, time_stages
 from sdv2live.engine.base import TIMINGS, Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.build import build_engine
 from sdv2live.engine.precision import choose_device, choose_dtype, device_name
@@ -34,80 +36,159 @@ from sdv2live.stats import Series
 WARM_CHUNKS = 3
 
 
-def bench(registry: Registry, *, chunks: int, json_path: Path | None) -> int:
-    """Measure, print a table, write JSON if asked; -> exit code. Raises UserError."""
-    if not 4 <= chunks <= 100_000:
-        raise UserError(f"--chunks {chunks} is outside 4 to 100000.")
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """What to measure. note: words that go into the figures, such as what else the machine was doing."""
+
+    chunks: int = 24
+    json_path: Path | None = None
+    chart_path: Path | None = None
+    compiles: bool = True
+    note: str = ""
+
+
+def bench(registry: Registry, options: BenchOptions) -> int:
+    """Measure, print tables, write what was asked for; -> exit code. Raises UserError."""
+    if not 4 <= options.chunks <= 100_000:
+        raise UserError(f"--chunks {options.chunks} is outside 4 to 100000.")
     spec = replace(engine_spec(registry), waits_for_text=True)
     if spec.threads:
         torch.set_num_threads(spec.threads)
     device = choose_device(spec.device)
     dtype = choose_dtype(spec.precision, device)
+    figures = _head(spec, device, dtype, options.note)
     ceilings = measure_ceilings(device, dtype)
     settings = settings_of(registry.snapshot())
     started_s = time.perf_counter()
     engine = build_engine(spec, assets_dir())
     try:
         engine.warm_up()
-        start_ms = (time.perf_counter() - started_s) * 1000
+        figures["start_ms"] = round((time.perf_counter() - started_s) * 1000, 1)
         show_first_picture(engine, settings)
     except ChunkError as error:
         raise UserError(f"{spec.name} made no picture: {one_line(error)}.") from None
-    first_picture_ms = (time.perf_counter() - started_s) * 1000
-    figures: dict[str, Any] = {
-        "sdv2live": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+    figures["first_picture_ms"] = round((time.perf_counter() - started_s) * 1000, 1)
+    # Twice and the better one, as the machine may have been busy once.
+    again = measure_ceilings(device, dtype)
+    figures["ceilings"] = ceilings = {name: max(value, again[name]) for name, value in ceilings.items()}
+    title = title_of(figures)
+    print(title)
+    print(
+        f"ceilings: matmul {ceilings['matmul_gflop_per_s']:.0f} GFLOP/s, convolution "
+        f"{ceilings['conv_gflop_per_s']:.0f} GFLOP/s, copy {ceilings['copy_gb_per_s']:.1f} GB/s"
+    )
+    print(f"first picture {figures['first_picture_ms'] / 1000:.1f} s after the start of loading")
+    counts = (settings.steps_count,) if registry.is_user_set("steps.count") else (1, 2)
+    figures["runs"] = _schedules(engine, spec, settings, ceilings, dtype, counts=counts, chunks=options.chunks)
+    figures["stages"] = _stages(engine, settings, ceilings, compiles=options.compiles)
+    if options.chart_path is not None:
+        _write(options.chart_path, stage_chart(title, figures["stages"]))
+    if options.json_path is not None:
+        _write(options.json_path, json.dumps(figures, indent=2, allow_nan=False) + "\n")
+    return 0
+
+
+def title_of(figures: dict[str, Any]) -> str:
+    """One line on what was measured where."""
+    drawn = ", random weights" if figures["weights"] == "random" else ""
+    size = "x".join(map(str, figures["size"]))
+    return (
+        f"{figures['device']}, {figures['dtype']}, torch {figures['versions']['torch']}, "
+        f"{figures['engine']} {size}{drawn}"
+    )
+
+
+def _head(spec: EngineSpec, device: torch.device, dtype: torch.dtype, note: str) -> dict[str, Any]:
+    """Where, when and of what the figures are. `load` is the machine's before the run, where the system tells."""
+    return {
+        "kind": "bench",
+        "date_utc": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
+        "versions": {
+            "sdv2live": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
         "system": platform.platform(),
         "device": device_name(device),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "note": note,
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "engine": spec.name,
         "size": list(spec.size_wh),
         "weights": "random" if spec.random_weights else "shipped" if spec.name == "pocket" else "given",
+        "source": "random frames",
         "vae": spec.vae if spec.name != "pocket" else None,
-        "start_ms": round(start_ms, 1),
-        "first_picture_ms": round(first_picture_ms, 1),
-        "ceilings": ceilings,
-        "runs": [],
     }
-    size = "x".join(map(str, spec.size_wh))
-    drawn = ", random weights" if spec.random_weights else ""
-    print(f"{figures['device']}, {figures['dtype']}, torch {torch.__version__}, {spec.name} {size}{drawn}")
-    print(
-        f"ceilings: matmul {ceilings['matmul_gflop_per_s']:.0f} GFLOP/s, convolution "
-        f"{ceilings['conv_gflop_per_s']:.0f} GFLOP/s, copy {ceilings['copy_gb_per_s']:.1f} GB/s"
-    )
-    print(f"first picture {first_picture_ms / 1000:.1f} s after the start of loading")
+
+
+def _schedules(
+    engine: StreamEngine,
+    spec: EngineSpec,
+    settings: ChunkSettings,
+    ceilings: dict[str, float],
+    dtype: torch.dtype,
+    *,
+    counts: tuple[int, ...],
+    chunks: int,
+) -> list[dict[str, Any]]:
+    """Whole chunks in both schedules, printed as they come."""
     columns = " ".join(f"{stage + ' ms':>11}" for stage in TIMINGS)
     print(f"{'steps':>5} {'schedule':>10} {'fps':>7} {columns}  p99 ms  of floor  memory GB")
-    counts = (settings.steps_count,) if registry.is_user_set("steps.count") else (1, 2)
+    runs = []
     for steps in counts:
-        counted = counted_memory(replace(spec, steps_count=steps), dtype)
+        counted_bytes = counted_memory(replace(spec, steps_count=steps), dtype)
         for schedule in ("latency", "throughput"):
             try:
                 run = time_engine(engine, settings, steps=steps, schedule=schedule, chunks=chunks)
             except ChunkError as error:
                 print(f"{steps:>5} {schedule:>10} not measured: {one_line(error)}")
                 continue
-            run["counted_memory_bytes"] = counted
-            floor_ms = _floor_ms(run.pop("gflop"), ceilings)
+            run["counted_memory_bytes"] = counted_bytes
+            floor_ms = floor_ms_of(run.pop("gflop"), ceilings)
             run["floor_ms"] = round(floor_ms, 2)
             run["fraction_of_floor"] = round(floor_ms / run["chunk_ms"]["p50"], 3)
-            figures["runs"].append(run)
+            runs.append(run)
             print(
                 f"{steps:>5} {schedule:>10} {run['fps']:>7.1f} "
                 + " ".join(f"{run[stage + '_ms']['p50']:>11.1f}" for stage in TIMINGS)
                 + f"  {run['chunk_ms']['p99']:6.1f}  {run['fraction_of_floor'] * 100:>6.0f} %  "
                 + _memory_words(run)
             )
-    if json_path is not None:
-        try:
-            json_path.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", "utf-8")
-        except OSError as error:
-            raise UserError(f"the figures cannot be written to {json_path}: {error.strerror}.") from error
-        print(f"written: {json_path}", file=sys.stderr)
-    return 0
+    return runs
+
+
+def _stages(
+    engine: StreamEngine, settings: ChunkSettings, ceilings: dict[str, float], *, compiles: bool
+) -> list[dict[str, Any]]:
+    """Each stage alone, printed."""
+    if compiles:
+        print("each stage alone, also compiled, which takes up to minutes the first time (--no-compile leaves it away)")
+    try:
+        entries = time_stages(engine, settings, ceilings, compiles=compiles)
+    except ChunkError as error:
+        print(f"the stages alone were not measured: {one_line(error)}")
+        return []
+    for entry in entries:
+        words = f"{entry['stage']:>8} {entry['mode']:>9} "
+        if "ms" in entry:
+            words += (
+                f"{entry['ms']:>8.1f} ms {entry['fps']:>7.1f} fps {entry['fraction_of_floor'] * 100:>4.0f} % of floor"
+            )
+        else:
+            words += entry["reason"]
+        print(words)
+    return entries
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise UserError(f"the figures cannot be written to {path}: {error.strerror}.") from error
+    print(f"written: {path}", file=sys.stderr)
 
 
 def show_first_picture(engine: StreamEngine, settings: ChunkSettings) -> None:
@@ -155,7 +236,7 @@ def time_engine(
         started_s = time.perf_counter()
         engine.submit(chunk, settings)
         if is_counted:
-            results, work = _counted(engine.poll)
+            results, work = counted(engine.poll)
         else:
             results = engine.poll()
         spent_s = time.perf_counter() - started_s
@@ -179,50 +260,3 @@ def time_engine(
         "cache_bytes": engine.cache_bytes,
         "measured_memory_bytes": torch.cuda.max_memory_allocated(engine.device) if is_on_gpu else None,
     }
-
-
-def _counted(call: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """Call it and count its work: {"conv": GFLOP, "matmul": GFLOP}; attention counts as matrix products."""
-    with FlopCounterMode(display=False) as counter:
-        result = call()
-    conv = total = 0.0
-    for operation, flops in counter.get_flop_counts().get("Global", {}).items():
-        total += flops
-        conv += flops if "conv" in str(operation) else 0
-    return result, {"conv": conv / 1e9, "matmul": (total - conv) / 1e9}
-
-
-def _floor_ms(gflop: dict[str, float], ceilings: dict[str, float]) -> float:
-    seconds = gflop["conv"] / ceilings["conv_gflop_per_s"] + gflop["matmul"] / ceilings["matmul_gflop_per_s"]
-    return seconds * 1000
-
-
-def measure_ceilings(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """What this device reaches, in this dtype, on one large matrix product, one large convolution and one copy."""
-    side = 1024 if device.type == "cpu" else 8192
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    image = torch.randn(4, 96, 128, 128, device=device, dtype=dtype).to(memory_format=torch.channels_last)
-    kernel = torch.randn(96, 96, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last)
-    source = torch.empty(64 * 2**20, device=device, dtype=torch.uint8)
-    target = torch.empty_like(source)
-    conv_flop = 2 * 4 * 128 * 128 * 96 * 96 * 9
-    return {
-        "matmul_gflop_per_s": round(2 * side**3 / _best_s(lambda: a @ b, device) / 1e9, 1),
-        "conv_gflop_per_s": round(
-            conv_flop / _best_s(lambda: torch.nn.functional.conv2d(image, kernel, padding=1), device) / 1e9, 1
-        ),
-        "copy_gb_per_s": round(2 * source.numel() / _best_s(lambda: target.copy_(source), device) / 1e9, 2),
-    }
-
-
-@torch.inference_mode()
-def _best_s(call: Callable[[], object], device: torch.device, tries: int = 9) -> float:
-    """The shortest of several runs: a ceiling is what the device can do when nobody disturbs it."""
-    times_s = []
-    for _ in range(tries):
-        started_s = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times_s.append(time.perf_counter() - started_s)
-    return min(times_s)

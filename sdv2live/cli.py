@@ -94,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure the engine on this machine", allow_abbrev=False)
     bench.add_argument("--chunks", type=int, default=24, metavar="N", help="chunks to time (default 24)")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    bench.add_argument("--chart", type=Path, metavar="FILE.svg", help="draw the time of each stage into FILE.svg")
+    bench.add_argument("--no-compile", action="store_true", help="do not time the stages compiled, which takes long")
+    bench.add_argument("--note", metavar="TEXT", default="", help="words on this run that go into the figures")
     _add_parameters(bench, [row for row in TABLE.values() if row.name.startswith(("engine.", "steps.", "schedule"))])
     bench.set_defaults(run=_bench)
 
@@ -221,10 +224,10 @@ def _check_files(source: str, outputs: list[str], json_path: Path | None) -> Non
     _check_summary(json_path)
 
 
-def _check_summary(json_path: Path | None) -> None:
+def _check_summary(path: Path | None, *, flag: str = "--json") -> None:
     """Said before the run, not after it."""
-    if json_path is not None and (json_path.is_dir() or not os.access(json_path.absolute().parent, os.W_OK)):
-        raise UserError(f"--json {json_path} cannot be written: name a file in a folder that is there and yours.")
+    if path is not None and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
+        raise UserError(f"{flag} {path} cannot be written: name a file in a folder that is there and yours.")
 
 
 def _demo(seconds: float | None) -> tuple[list[str], float]:
@@ -265,9 +268,19 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     registry, _ = _registry(options)
     _check_summary(options.json)
-    from sdv2live.bench import bench
+    _check_summary(options.chart, flag="--chart")
+    from sdv2live.bench import BenchOptions, bench
 
-    return bench(registry, chunks=options.chunks, json_path=options.json)
+    return bench(
+        registry,
+        BenchOptions(
+            chunks=options.chunks,
+            json_path=options.json,
+            chart_path=options.chart,
+            compiles=not options.no_compile,
+            note=options.note,
+        ),
+    )
 
 
 def _stage(options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import av
 import numpy as np
@@ -324,7 +325,8 @@ class Blocked:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Blocked())
 from sdv2live import cli
-raise SystemExit(cli.main(['bench', '--chunks', '4', '--size', '64x64', '--json', 'b.json']))
+command = ['bench', '--no-compile', '--chunks', '4', '--size', '64x64', '--json', 'b.json', '--chart', 'b.svg']
+raise SystemExit(cli.main(command))
 """
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -342,3 +344,16 @@ raise SystemExit(cli.main(['bench', '--chunks', '4', '--size', '64x64', '--json'
     assert figures["first_picture_ms"] > figures["start_ms"] > 0
     assert {(run["counted_memory_bytes"], run["measured_memory_bytes"]) for run in figures["runs"]} == {(None, None)}
     assert all(value > 0 for value in figures["ceilings"].values())
+    assert set(figures["versions"]) == {"sdv2live", "python", "torch", "numpy"} and figures["weights"] == "shipped"
+    assert figures["threads"] >= 1 and figures["date_utc"].startswith("20")
+    stages = {(entry["stage"], entry["mode"]): entry for entry in figures["stages"]}
+    assert len(stages) == 9
+    for (_, mode), entry in stages.items():
+        if mode == "eager":
+            assert entry["ms"] > 0 and entry["fraction_of_floor"] == pytest.approx(
+                entry["floor_ms"] / entry["ms"], rel=0.05, abs=0.01
+            )
+    assert stages["encode", "compiled"]["reason"] == "left away by --no-compile"
+    chart = ElementTree.fromstring((tmp_path / "b.svg").read_text())
+    words = [each.text for each in chart.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"encode", "denoise", "decode", "eager", "compiled", "graph"} <= set(words)

@@ -7,11 +7,13 @@ last rank has the head and the re-noising; the decoder is on rank 0 or on the la
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from sdv2live.engine.model.wan_transformer import Part
 from sdv2live.errors import UserError
+
+if TYPE_CHECKING:
+    from sdv2live.engine.model.wan_transformer import Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +27,12 @@ class StageMap:
     decode_rank: int = 0
 
     def __post_init__(self) -> None:
-        if not self.counts or min(self.counts[1:] or self.counts) < 1 or self.counts[0] < 0:
-            raise ValueError(f"{self.counts} leave a rank without blocks")
+        if not self.counts or min(self.counts) < 0 or 0 in self.counts[1:] or not sum(self.counts):
+            raise ValueError(f"blocks {self.counts}: rank 0 may have none, every other rank needs one")
         if self.decode_rank not in (0, len(self.counts) - 1):
-            raise ValueError(f"rank {self.decode_rank} of {len(self.counts)} cannot decode")
+            raise ValueError(
+                f"rank {self.decode_rank} of {len(self.counts)} cannot decode: the first or the last one does"
+            )
 
     @classmethod
     def on_one(cls, blocks: int) -> StageMap:
@@ -42,10 +46,16 @@ class StageMap:
     def blocks(self) -> int:
         return sum(self.counts)
 
+    @property
+    def edges(self) -> tuple[tuple[int, int], ...]:
+        """Each rank's blocks as [first, end)."""
+        return tuple(itertools.pairwise((0, *itertools.accumulate(self.counts))))
+
     def part(self, rank: int) -> Part:
         """The part of the DiT that `rank` has."""
-        first = sum(self.counts[:rank])
-        end = first + self.counts[rank]
+        from sdv2live.engine.model.wan_transformer import Part  # a plan is made without torch
+
+        first, end = self.edges[rank]
         return Part(first, end, embeds=first == 0 < end, finishes=rank == self.ranks - 1)
 
     def decodes(self, rank: int) -> bool:
@@ -75,33 +85,3 @@ def split_of(text: str, blocks: int, ranks: int) -> StageMap:
             f"least 1 for each rank but the first, which add up to {blocks}; or leave it away."
         )
     return stages
-
-
-def reference_split(
-    counts: Sequence[int], *, total_seconds: Sequence[float], dit_seconds: Sequence[float]
-) -> tuple[int, ...]:
-    """How many blocks each rank should have, by the reference's rule (engine.md, 8); counts: how many each has now.
-
-    total_seconds: a rank's time with the codec, dit_seconds: its time in the blocks. Each rank gives or takes as many
-    blocks as bring it to the mean; what does not add up is evened out by ones. More ranks than blocks: unchanged.
-    """
-    blocks, ranks = sum(counts), len(counts)
-    if ranks > blocks:
-        return tuple(counts)
-    per_block = sum(dit_seconds) / blocks
-    mean = sum(total_seconds) / ranks
-    wanted = [
-        max(1, round(count + (mean - total) / per_block)) for count, total in zip(counts, total_seconds, strict=True)
-    ]
-    excess = sum(wanted) - blocks
-    order = sorted(range(ranks), key=lambda rank: (wanted[rank], rank), reverse=excess > 0)
-    turns = itertools.cycle(order)
-    while excess:
-        rank = next(turns)
-        if excess < 0:
-            wanted[rank] += 1
-            excess += 1
-        elif wanted[rank] > 1:
-            wanted[rank] -= 1
-            excess -= 1
-    return tuple(wanted)

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sdv2live.engine.balance import reference_split
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineTraits
 from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
 from sdv2live.engine.noise import MotionController, NoiseSource, largest_change
@@ -26,7 +27,6 @@ from sdv2live.engine.orders import NoiseKey
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.reference_profile import ReferenceKVCache
 from sdv2live.engine.schedule import SMALLEST_FIRST, SMALLEST_GAP, first_timestep, flow_sigmas
-from sdv2live.engine.stages import reference_split
 from sdv2live.engine.stream import InFlight, StreamEngine
 from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.window import Window

@@ -381,7 +381,17 @@ def test_bench_counts_the_memory_and_says_when_the_first_picture_came(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "b.json"
-    command = ["bench", "--engine", "wan-1.3b", "--weights", str(weights), "--random-weights", "--vae", "taehv"]
+    command = [
+        "bench",
+        "--no-compile",
+        "--engine",
+        "wan-1.3b",
+        "--weights",
+        str(weights),
+        "--random-weights",
+        "--vae",
+        "taehv",
+    ]
     sizes = ["--size", "64x64", "--precision", "float32", "--device", "cpu"]
     assert cli.main([*command, *sizes, "--chunks", "4", "--json", str(path)]) == 0
     figures = json.loads(path.read_text())

@@ -1,0 +1,222 @@
+"""Times the stages of a chunk one by one. Owns: the device's ceilings, the count of work, and how a stage runs.
+
+A stage is timed on the networks that the engine runs, with the arguments that they got in a steady chunk: as it is
+(eager), compiled by torch, and replayed as a CUDA graph where there is one. Nothing else of the engine runs with it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from sdv2live.engine.base import STAGES, Chunk, ChunkSettings
+from sdv2live.engine.stream import StreamEngine
+from sdv2live.errors import one_line
+from sdv2live.stats import percentile
+
+Call = Callable[[], Any]
+MODES = ("eager", "compiled", "graph")
+TRIES = 15
+COMPILERS = ("c++", "g++", "clang++", "cl")
+
+
+def time_stages(
+    engine: StreamEngine, settings: ChunkSettings, ceilings: Mapping[str, float], *, compiles: bool
+) -> list[dict[str, Any]]:
+    """One entry a stage and mode: {"stage", "mode"} and ms, fps, floor_ms, fraction_of_floor, or the reason why not.
+
+    `denoise` is one step of one chunk. ms: the median of calls that take turns with those of the other modes. The
+    engine has run before: its window is full. Raises ChunkError.
+    """
+    entries: list[dict[str, Any]] = []
+    for stage, call in stage_calls(engine, settings).items():
+        _, work = counted(call)
+        floor_ms = floor_ms_of(work, ceilings)
+        found = {mode: _in_mode(mode, call, engine.device, compiles=compiles) for mode in MODES}
+        timed = take_turns({mode: each for mode, each in found.items() if not isinstance(each, str)}, engine.device)
+        for mode, reason in found.items():
+            entry: dict[str, Any] = {"stage": stage, "mode": mode}
+            if mode in timed:
+                ms = timed[mode] * 1000
+                entry |= {
+                    "ms": round(ms, 2),
+                    "fps": round(engine.traits.chunk_frames * 1000 / ms, 1),
+                    "floor_ms": round(floor_ms, 2),
+                    "fraction_of_floor": round(floor_ms / ms, 3),
+                }
+            else:
+                entry["reason"] = str(reason)
+            entries.append(entry)
+    return entries
+
+
+def stage_calls(engine: StreamEngine, settings: ChunkSettings) -> dict[str, Call]:
+    """Each stage's networks as they were called in one steady chunk, to be called again with the same tensors.
+
+    What a call writes (a slot of the KV cache, a codec's memory) it writes again: the same place, the same work.
+    """
+    width, height = engine.traits.size_wh
+    frames = np.random.default_rng(1).integers(0, 256, (engine.frames_wanted, height, width, 3), np.uint8)
+    codec, dit = (
+        engine.pipe.first.codec,
+        engine.pipe.first.dit,
+    )  # of the engine that is measured, so that nothing is built twice
+    with (
+        _noted(stage.codec, "encode", "decode") as coded,
+        _noted(stage.dit, "embed", "run_blocks", "finish") as denoised,
+    ):
+        item = engine.encode(Chunk(0, frames), replace(settings, steps_count=1, schedule="latency"))
+        engine.denoise(item)
+        engine.decode(item)
+    return dict(zip(STAGES, (partial(_again, calls) for calls in (coded[:1], denoised, coded[1:])), strict=True))
+
+
+_Noted = list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]
+
+
+@contextmanager
+def _noted(owner: object, *names: str) -> Iterator[_Noted]:
+    """Within the block, every call of these methods is noted down, in order."""
+    calls: _Noted = []
+
+    def note(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        calls.append((method, args, kwargs))
+        return method(*args, **kwargs)
+
+    for name in names:
+        setattr(owner, name, partial(note, getattr(owner, name)))
+    try:
+        yield calls
+    finally:
+        for name in names:
+            delattr(owner, name)
+
+
+def _again(calls: _Noted) -> Any:
+    """The calls once more, each with what the one before gives in place of its first argument."""
+    (method, args, kwargs), *rest = calls
+    result = method(*args, **kwargs)
+    for method, args, kwargs in rest:
+        result = method(result, *args[1:], **kwargs)
+    return result
+
+
+# ---- how a stage runs --------------------------------------------------------------------------------------------
+
+
+def _in_mode(mode: str, call: Call, device: torch.device, *, compiles: bool) -> Call | str:
+    """The call, ready to be timed; or why it cannot be run this way."""
+    with torch.inference_mode():
+        if mode == "eager":
+            call()
+            return call
+        if mode == "graph":
+            return _graphed(call, device) if device.type == "cuda" else "a CUDA graph needs a CUDA GPU"
+        return _compiled(call, device) if compiles else "left away by --no-compile"
+
+
+def _compiled(call: Call, device: torch.device) -> Call | str:
+    if device.type == "cpu" and not (os.environ.get("CXX") or any(map(shutil.which, COMPILERS))):
+        return f"no C++ compiler was found: none of {', '.join(COMPILERS)}, and CXX is not set"
+    # In this process: workers of torch's own would outlast the measurement and take its cores.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    try:
+        with warnings.catch_warnings():  # what the compiler cannot do well shows in the time
+            warnings.simplefilter("ignore")
+            compiled: Call = torch.compile(call, dynamic=False)
+            for _ in range(2):
+                compiled()
+    except (RuntimeError, OSError, ImportError) as error:
+        return f"torch.compile failed: {one_line(error)}"
+    return compiled
+
+
+def _graphed(call: Call, device: torch.device) -> Call | str:
+    """Captured after calls on a side stream, as torch's notes on CUDA graphs ask for."""
+    graph = torch.cuda.CUDAGraph()
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    try:
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                call()
+        torch.cuda.current_stream(device).wait_stream(stream)
+        with torch.cuda.graph(graph):
+            call()
+    except RuntimeError as error:
+        return f"it cannot be captured: {one_line(error)}"
+    return graph.replay
+
+
+# ---- work and time -----------------------------------------------------------------------------------------------
+
+
+def counted(call: Call) -> tuple[Any, dict[str, float]]:
+    """Call it and count its work: {"conv": GFLOP, "matmul": GFLOP}; attention counts as matrix products."""
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        result = call()
+    conv = total = 0.0
+    for operation, flops in counter.get_flop_counts().get("Global", {}).items():
+        total += flops
+        conv += flops if "conv" in str(operation) else 0
+    return result, {"conv": conv / 1e9, "matmul": (total - conv) / 1e9}
+
+
+def floor_ms_of(gflop: Mapping[str, float], ceilings: Mapping[str, float]) -> float:
+    """The counted work at the ceilings of this device."""
+    seconds = gflop["conv"] / ceilings["conv_gflop_per_s"] + gflop["matmul"] / ceilings["matmul_gflop_per_s"]
+    return seconds * 1000
+
+
+def measure_ceilings(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    """What this device reaches, in this dtype, on one large matrix product, one large convolution and one copy."""
+    side = 1024 if device.type == "cpu" else 8192
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    image = torch.randn(4, 96, 128, 128, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    kernel = torch.randn(96, 96, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    source = torch.empty(64 * 2**20, device=device, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    conv_flop = 2 * 4 * 128 * 128 * 96 * 96 * 9
+
+    def best_s(call: Call) -> float:
+        """The shortest of several: a ceiling is what the device can do when nobody disturbs it."""
+        with torch.inference_mode():
+            return min(timed_s(call, device) for _ in range(9))
+
+    return {
+        "matmul_gflop_per_s": round(2 * side**3 / best_s(lambda: a @ b) / 1e9, 1),
+        "conv_gflop_per_s": round(
+            conv_flop / best_s(lambda: torch.nn.functional.conv2d(image, kernel, padding=1)) / 1e9, 1
+        ),
+        "copy_gb_per_s": round(2 * source.numel() / best_s(lambda: target.copy_(source)) / 1e9, 2),
+    }
+
+
+def timed_s(call: Call, device: torch.device) -> float:
+    """Seconds of one call, until the device is done with it."""
+    started_s = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started_s
+
+
+@torch.inference_mode()
+def take_turns(calls: Mapping[str, Call], device: torch.device, *, tries: int = TRIES) -> dict[str, float]:
+    """The median seconds of each; they take turns, so that whatever else the machine does falls on all alike."""
+    spent: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(tries):
+        for name, call in calls.items():
+            spent[name].append(timed_s(call, device))
+    return {name: percentile(seconds, 0.5) or 0.0 for name, seconds in spent.items()}
