@@ -125,7 +125,7 @@ class ScriptedOutput(Output):
 
     def write(self, pixels: Pixels, tick: int) -> None:
         self.in_write.set()
-        self.may_write.wait(10)
+        self.may_write.wait(60)
         if tick in self._write_errors:
             raise self._write_errors.pop(tick)
         self.ticks.append(tick)
@@ -146,7 +146,7 @@ class WaitingClock(FakeClock):
         return super().wait_until(time_s, stop)
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, "it did not happen in time"
