@@ -33,6 +33,22 @@ class SourceChoice(Protocol):
     def label(self) -> str: ...
 
 
+class CameraChoice(Protocol):
+    """A virtual camera that can be picked: its spelling, what a person calls it, and how it stands, a sentence."""
+
+    @property
+    def spec(self) -> str: ...
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def state(self) -> str: ...
+
+    @property
+    def is_missing(self) -> bool: ...
+
+
 class Live(Protocol):
     """The running app."""
 
@@ -44,6 +60,9 @@ class Live(Protocol):
     def status(self) -> LiveStatus: ...
 
     def list_sources(self) -> Sequence[SourceChoice]:
+        """May take a second: never on the GUI thread."""
+
+    def list_virtual_cameras(self) -> Sequence[CameraChoice]:
         """May take a second: never on the GUI thread."""
 
     def is_over(self) -> bool:

@@ -24,6 +24,7 @@ from bridges.base import Output, OutputStatus
 from bridges.osc_server import OscServer
 from bridges.rack import OutputRack
 from bridges.select import make_output
+from bridges.virtual_camera import CameraChoice, camera_choices
 from sdv2live.capture.base import Source
 from sdv2live.capture.cards import RANDOM_WEIGHTS_LABEL
 from sdv2live.capture.select import SourceChoice, list_sources, open_source
@@ -316,6 +317,9 @@ class LiveApp:
 
     def list_sources(self) -> list[SourceChoice]:
         return list_sources()
+
+    def list_virtual_cameras(self) -> list[CameraChoice]:
+        return camera_choices()
 
     def is_over(self) -> bool:
         """Whether there is nothing left to run for; from the main thread."""

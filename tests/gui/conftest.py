@@ -56,6 +56,14 @@ class Choice:
 
 
 @dataclass
+class Camera:
+    spec: str
+    label: str
+    state: str = "Ready."
+    is_missing: bool = False
+
+
+@dataclass
 class StillLive:
     """What a window asks of the app, answered from memory."""
 
@@ -63,6 +71,7 @@ class StillLive:
     preview: LatestSlot[Shown] = field(default_factory=LatestSlot)
     now: LiveStatus = STATUS
     choices: tuple[Choice, ...] = (Choice("clip", "Sample clip"), Choice("pattern", "Test pattern"))
+    cameras: tuple[Camera, ...] = (Camera("pipewire", "pipewire"), Camera("v4l2", "v4l2", "It is not there.", True))
     is_finished: bool = False
 
     def status(self) -> LiveStatus:
@@ -70,6 +79,9 @@ class StillLive:
 
     def list_sources(self) -> tuple[Choice, ...]:
         return self.choices
+
+    def list_virtual_cameras(self) -> tuple[Camera, ...]:
+        return self.cameras
 
     def is_over(self) -> bool:
         return self.is_finished

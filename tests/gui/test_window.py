@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 from PySide6.QtCore import QPoint, QPointF, Qt
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QApplication, QCheckBox, QComboBox, QInputDialog, QLineEdit, QSlider, QSpinBox
+from PySide6.QtWidgets import (
+    QApplication,
+    QCheckBox,
+    QComboBox,
+    QInputDialog,
+    QLineEdit,
+    QPushButton,
+    QSlider,
+    QSpinBox,
+)
 
 from gui import looks as looks_room
 from gui.control_panel import PLACED, grouped
@@ -26,7 +35,7 @@ from sdv2live.presets import Look, apply_preset, list_presets
 from sdv2live.queues import LatestSlot
 from sdv2live.registry import Registry
 from sdv2live.status import OutputLine
-from tests.gui.conftest import Choice, StillLive, settle, wait_for
+from tests.gui.conftest import Camera, Choice, StillLive, settle, wait_for
 
 KEYS = Qt.Key
 
@@ -480,6 +489,66 @@ def test_the_keys_that_save_a_show_work_in_a_dialog(
     QTest.keyClick(dialog, KEYS.Key_F8)
     assert live.registry.get("output.panic") is True and dialog.isVisible()
     dialog.close()
+
+
+@pytest.fixture
+def camera_box(window: MainWindow, application: QApplication) -> QComboBox:
+    window.panel.folds["outputs"].setChecked(True)
+    box = window.panel.camera._box
+    wait_for(application, lambda: box.count() == 3, "the virtual cameras")
+    return box
+
+
+def test_a_virtual_camera_is_picked_by_hand_by_osc_and_by_its_spelling(
+    window: MainWindow,
+    live: StillLive,
+    application: QApplication,
+    camera_box: QComboBox,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    box, other = camera_box, window.panel.camera.findChild(QPushButton)
+    assert box.currentText().startswith("Automatic") and live.registry.get("camera.device") == ""
+    box.setFocus()
+    QTest.keyClick(box, KEYS.Key_Down)
+    assert live.registry.get("camera.device") == "pipewire"
+    QTest.keyClick(box, KEYS.Key_Down)
+    assert live.registry.get("camera.device") == "pipewire", "what is missing cannot be chosen"
+    live.registry.set("camera.device", "/dev/video7", origin="osc")
+    settle(application)
+    assert box.currentText() == "/dev/video7", "also what is not in the list"
+    monkeypatch.setattr(QInputDialog, "getText", lambda *words, **more: (" /dev/video42 ", True))
+    other.click()
+    settle(application)
+    assert live.registry.get("camera.device") == box.currentText() == "/dev/video42"
+    monkeypatch.setattr(QInputDialog, "getText", lambda *words, **more: ("", False))
+    other.click()
+    settle(application)
+    assert live.registry.get("camera.device") == box.currentText() == "/dev/video42"
+    QTest.keyClick(box, KEYS.Key_Home)
+    settle(application)
+    assert live.registry.get("camera.device") == "" and box.count() == 3
+
+
+def test_the_list_of_virtual_cameras_is_of_now_and_says_what_is_missing(
+    window: MainWindow, live: StillLive, application: QApplication, camera_box: QComboBox
+) -> None:
+    box = camera_box
+    camera_box.showPopup()
+    QTest.keyClick(box.view(), KEYS.Key_Down)
+    live.cameras = (Camera("/dev/video9", "Stage"), *live.cameras)
+    window.panel.camera.reload()
+    wait_for(application, lambda: box.count() == 4, "the new one")
+    assert box.view().currentIndex().row() == 1, "nothing moves under the hand"
+    missing = box.model().index(2, 0)
+    assert missing.data(Qt.ItemDataRole.ToolTipRole) == "It is not there."
+    assert not missing.flags() & Qt.ItemFlag.ItemIsEnabled
+    box.hidePopup()
+    live.change(camera=OutputLine("camera", "failed", "A virtual camera (v4l2) does not exist.", 0, 0, None))
+    window.beat()
+    assert window.panel.camera._state.text() == "A virtual camera (v4l2) does not exist."
+    live.change(camera=OutputLine("camera", "running", "", 9, 0, None))
+    window.beat()
+    assert window.panel.camera._state.text() == "running"
 
 
 def test_a_list_that_is_open_does_not_move_under_the_hand(
