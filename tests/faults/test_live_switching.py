@@ -161,6 +161,15 @@ def test_panic_shows_neither_camera_nor_effect(running: Running) -> None:
     until(lambda: not np.array_equal(watcher.newest, card), "the effect again")
 
 
+def test_a_change_is_timed_until_its_picture_is_shown(running: Running) -> None:
+    app, _ = running
+    before = len(app.presenter.change_to_picture_ms.newest(1000))
+    app.registry.set("seed", 4321, origin="test")
+    until(lambda: len(app.presenter.change_to_picture_ms.newest(1000)) == before + 1, "a picture made with it")
+    middle = app.summary()["change_to_picture_ms"]["p50"]
+    assert middle is not None and middle > 0 and app.status().change_to_picture_ms == middle
+
+
 def test_a_mirror_and_a_turn_act_at_the_next_chunk(running: Running) -> None:
     app, _ = running
     for turns in ("90", "0"):

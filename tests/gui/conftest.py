@@ -36,6 +36,7 @@ STATUS = LiveStatus(
     new_fps=16.0,
     engine_fps=33.0,
     age_ms=390.0,
+    change_to_picture_ms=430.0,
     dropped=0,
     lagged=0,
     repeated=0,
