@@ -82,9 +82,27 @@ def test_a_recording_begins_and_ends_while_it_runs(running: Running) -> None:
     app.registry.set("output.record", False, origin="test")
     until(lambda: app.status().recording is None, "its end")
     generated_more(app)
-    app.rack._later.submit(lambda: None).result(30)  # closed for good
+    until(lambda: not [one for one in threading.enumerate() if one.name.startswith("output file:")], "it is closed")
     with av.open(str(line.path)) as container:
         assert sum(1 for _ in container.decode(video=0)) >= 20
+
+
+def test_a_recording_whose_folder_cannot_be_made_begins_once_it_can(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridges.rack.AGAIN_S", 0.05)
+    app, _ = running
+    in_the_way = tmp_path / "full"
+    in_the_way.write_text("a file where a folder is to be")
+    app.registry.set("record.folder", str(in_the_way / "show"), origin="test")
+    app.registry.set("output.record", True, origin="test")
+    until(lambda: (line := app.status().recording) is not None and line.state == "failed", "the refusal")
+    assert any("set record.folder to another folder" in problem for problem in app.status().problems)
+    in_the_way.unlink()
+    until(lambda: (line := app.status().recording) is not None and line.written > 5, "a recording")
+    assert app.status().problems == () and len(list((in_the_way / "show").iterdir())) == 1
+    app.registry.set("output.record", False, origin="test")
+    until(lambda: app.status().recording is None, "its end")
 
 
 def test_a_camera_that_is_not_there_is_said_and_the_rest_goes_on(running: Running) -> None:
