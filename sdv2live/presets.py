@@ -34,7 +34,7 @@ TRASH = ".trash"
 MAX_TRASH = 32
 
 # Rows that a rule of the table ties together are written together: half of a pair can be refused on another engine.
-_PAIRS = {
+PAIRS = {
     name: pair
     for pair in (("noise.max", "noise.min"), ("steps.count", "steps.list"))
     for name in pair
@@ -203,7 +203,7 @@ def look_of(registry: Registry, held: Snapshot | None = None) -> dict[str, Value
         return TABLE[name].default is None and values[name] in (None, brought.get(name))
 
     return {
-        name: None if all(map(is_brought, _PAIRS.get(name, (name,)))) else values[name]
+        name: None if all(map(is_brought, PAIRS.get(name, (name,)))) else values[name]
         for name, row in TABLE.items()
         if row.in_preset and row.kind is not Kind.TRIGGER
     }
