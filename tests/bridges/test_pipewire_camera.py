@@ -160,7 +160,7 @@ def session(shared_session: Session, monkeypatch: pytest.MonkeyPatch) -> Session
 
 
 def send_until(
-    camera: PipeWireCamera, picture: Callable[[int], Bytes], is_over: Callable[[], bool], *, timeout_s: float = 15.0
+    camera: PipeWireCamera, picture: Callable[[int], Bytes], is_over: Callable[[], bool], *, timeout_s: float = 60.0
 ) -> int:
     """Send `picture(0)`, `picture(1)`, ... at the camera's rate until `is_over`; how many it were."""
     start_s = time.monotonic()
@@ -237,7 +237,7 @@ def test_two_programs_watch_at_once(session: Session, tmp_path: Path) -> None:
     ]
     try:
         send_until(camera, picture, lambda: all(reader.poll() is not None for reader in readers))
-        send_until(camera, picture, lambda: told == [True, False], timeout_s=5)
+        send_until(camera, picture, lambda: told == [True, False], timeout_s=30)
         assert not camera.is_watched
     finally:
         camera.close()
@@ -306,7 +306,7 @@ def test_a_camera_whose_buffers_never_come_back_is_opened_again(
         send_until(camera, picture, lambda: camera.is_watched)
         monkeypatch.setattr(camera, "_lib", Stuck())
         with pytest.raises(UserError, match="held up by a program that watches: it is opened again"):
-            send_until(camera, picture, lambda: False, timeout_s=5)
+            send_until(camera, picture, lambda: False, timeout_s=30)
         with pytest.raises(UserError, match="held up"):
             camera.send(picture(0))
     finally:

@@ -129,7 +129,7 @@ def settle(application: QApplication) -> None:
         application.sendPostedEvents(None, 0)
 
 
-def wait_for(application: QApplication, condition: Callable[[], bool], what: str, patience_ms: int = 20_000) -> None:
+def wait_for(application: QApplication, condition: Callable[[], bool], what: str, patience_ms: int = 60_000) -> None:
     deadline = QDeadlineTimer(patience_ms)
     while not condition():
         assert not deadline.hasExpired(), f"not within {patience_ms} ms: {what}"
