@@ -7,9 +7,11 @@ of another size each time. Knows nothing of engines. Runs on its output's thread
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ PIPEWIRE = "pipewire"
 # somebody else is used only when it is named.
 DEFAULT_BACKENDS = {"linux": ("v4l2loopback", PIPEWIRE), "darwin": ("obs",), "win32": ("obs",)}
 MODPROBE = "sudo modprobe v4l2loopback devices=1 video_nr=10 card_label=sdv2live exclusive_caps=1"
+LOOPBACK_DIR = Path("/sys/devices/virtual/video4linux")
 NO_DEVICE_WORDS = ("does not exist", "no v4l2 loopback", "not installed", "not found")
 
 
@@ -231,6 +234,33 @@ def node_identity(device: str) -> tuple[int, int, int] | None:
     return found.st_dev, found.st_ino, found.st_rdev
 
 
+@dataclass(frozen=True, slots=True)
+class CameraChoice:
+    """For a picker. spec: what stands behind `camera:`. state: one sentence, why it is missing where it is."""
+
+    spec: str
+    label: str
+    state: str
+    is_missing: bool = False
+
+
+def camera_choices(sys_dir: Path = LOOPBACK_DIR) -> list[CameraChoice]:
+    """The virtual cameras of this machine: each loopback device that can be used, and the other back-ends."""
+    try:
+        backends = sorted(registered_backends())
+    except UserError as error:
+        name = default_backends(None)[0]
+        return [CameraChoice(name, name, str(error), is_missing=True)]
+    choices = []
+    for backend in backends:
+        is_loopback = backend == "v4l2loopback"
+        devices = _usable(loopback_nodes(sys_dir)) if is_loopback else []
+        choices += [CameraChoice(path, f"{name} ({path})", "Ready.") for path, name in devices]
+        if not devices:
+            choices.append(CameraChoice(backend, backend, backend_state(backend, sys_dir), is_missing=is_loopback))
+    return choices
+
+
 def camera_report() -> list[tuple[str, str]]:
     """(back-end, what state it is in) for each back-end of this machine, in words and without opening one."""
     try:
@@ -240,17 +270,32 @@ def camera_report() -> list[tuple[str, str]]:
     return [(backend, backend_state(backend)) for backend in backends]
 
 
-def backend_state(backend: str, sys_dir: Path = Path("/sys/devices/virtual/video4linux")) -> str:
-    """One sentence. A loopback device is a video node that belongs to no hardware."""
+def backend_state(backend: str, sys_dir: Path = LOOPBACK_DIR) -> str:
+    """One sentence."""
     if backend != "v4l2loopback":
         return f"Looked for when it is opened; where it is missing, {remedy_of(backend)}."
-    nodes = sorted(path.name for path in sys_dir.glob("video*"))
+    nodes = loopback_nodes(sys_dir)
     if not nodes:
         return open_failure(backend, None, DEFAULT_SIZE_WH, "not found")
-    usable = [f"/dev/{name}" for name in nodes if os.access(f"/dev/{name}", os.R_OK | os.W_OK)]
+    usable = _usable(nodes)
     if not usable:
-        return open_failure(backend, f"/dev/{nodes[0]}", DEFAULT_SIZE_WH, "permission")
-    return f"Ready: {', '.join(usable)}."
+        return open_failure(backend, nodes[0][0], DEFAULT_SIZE_WH, "permission")
+    return f"Ready: {', '.join(path for path, _ in usable)}."
+
+
+def loopback_nodes(sys_dir: Path = LOOPBACK_DIR) -> list[tuple[str, str]]:
+    """(device, its name) of each loopback device: a video node that belongs to no hardware."""
+    nodes = []
+    for path in sorted(sys_dir.glob("video*")):
+        name = ""
+        with contextlib.suppress(OSError):  # gone between the two looks
+            name = (path / "name").read_text("utf-8", "replace").strip()
+        nodes.append((f"/dev/{path.name}", name or path.name))
+    return nodes
+
+
+def _usable(nodes: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(path, name) for path, name in nodes if os.access(path, os.R_OK | os.W_OK)]
 
 
 def remedy_of(backend: str) -> str:

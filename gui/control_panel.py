@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QGridLayout, QLabel, QPushButton, QScrollArea, QToolButton, QVBoxLayout, QWidget
 
+from gui.camera_picker import CameraPicker
 from gui.controls import control_for
 from gui.live import Knobs, Live
 from gui.looks import Looks
@@ -53,6 +54,7 @@ class ControlPanel(QScrollArea):
         super().__init__()
         self._knobs = knobs
         self.source = SourcePicker(live, knobs)
+        self.camera = CameraPicker(live, knobs)
         self.prompt = PromptBox(knobs)
         self.looks = Looks(knobs, picture)
         self.trace = NoiseTrace(knobs)
@@ -79,6 +81,7 @@ class ControlPanel(QScrollArea):
 
     def close_down(self) -> None:
         self.source.close_down()
+        self.camera.close_down()
         self.looks.close_down()
 
     def _add(self, title: str, widget: QWidget) -> None:
@@ -112,7 +115,8 @@ class ControlPanel(QScrollArea):
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setColumnStretch(1, 1)
         for number, name in enumerate(names):
-            control = control_for(self._knobs.registry.table[name], self._knobs)
+            row = self._knobs.registry.table[name]
+            control = self.camera if name == self.camera.row.name else control_for(row, self._knobs)
             is_tall = control.row.kind is Kind.MIX
             edge = Qt.AlignmentFlag.AlignTop if is_tall else Qt.AlignmentFlag.AlignVCenter
             grid.addWidget(control.label, number, 0, edge | Qt.AlignmentFlag.AlignLeft)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
@@ -32,6 +33,22 @@ class SourceChoice(Protocol):
     def label(self) -> str: ...
 
 
+class CameraChoice(Protocol):
+    """A virtual camera that can be picked: its spelling, what a person calls it, and how it stands, a sentence."""
+
+    @property
+    def spec(self) -> str: ...
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def state(self) -> str: ...
+
+    @property
+    def is_missing(self) -> bool: ...
+
+
 class Live(Protocol):
     """The running app."""
 
@@ -43,6 +60,9 @@ class Live(Protocol):
     def status(self) -> LiveStatus: ...
 
     def list_sources(self) -> Sequence[SourceChoice]:
+        """May take a second: never on the GUI thread."""
+
+    def list_virtual_cameras(self) -> Sequence[CameraChoice]:
         """May take a second: never on the GUI thread."""
 
     def is_over(self) -> bool:
@@ -105,45 +125,51 @@ class Knobs(QObject):
 class Background(QObject):
     """Work off the GUI thread: `run(work, then)` calls then(result) back on it. One piece of work at a time.
 
-    Of what is asked for meanwhile, the last is done afterwards. Work that fails is logged, and then is not called.
+    Of what is asked for meanwhile, the last is done afterwards; keeps_all: all of it, in its order. Work that fails is
+    logged, and then is not called.
     """
 
     _done = Signal(object)
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_all: bool = False) -> None:
         super().__init__()
-        self._done.connect(self._finish, Qt.ConnectionType.QueuedConnection)
+        self._done.connect(self._call_back, Qt.ConnectionType.QueuedConnection)
+        self._keeps_all = keeps_all
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[Callable[[], object], Callable[[object], None]]] = deque()
         self._thread: threading.Thread | None = None
-        self._next: tuple[Callable[[], object], Callable[[object], None]] | None = None
 
     @property
     def is_busy(self) -> bool:
         return self._thread is not None
 
     def run(self, work: Callable[[], object], then: Callable[[object], None]) -> None:
-        if self._thread is not None:
-            self._next = (work, then)
-            return
-        self._thread = threading.Thread(target=self._work, args=(work, then), name="window work", daemon=True)
-        self._thread.start()
+        with self._lock:
+            if self._thread is not None:
+                if not self._keeps_all:
+                    self._waiting.clear()
+                self._waiting.append((work, then))
+                return
+            self._thread = threading.Thread(target=self._work, args=(work, then), name="window work", daemon=True)
+            self._thread.start()
 
     def wait(self, timeout_s: float) -> None:
-        if self._thread is not None:
-            self._thread.join(timeout_s)
+        """For the end of the window: until all of it is done, what waits too; nothing more is called back."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(timeout_s)
 
     def _work(self, work: Callable[[], object], then: Callable[[object], None]) -> None:
-        finish: Callable[[], object] | None = None
-        try:
-            finish = partial(then, work())
-        except Exception:  # a thread's top
-            log.exception("the window: work in the background failed")
-        finally:
-            self._done.emit(finish)
+        while True:
+            try:
+                self._done.emit(partial(then, work()))
+            except Exception:  # a thread's top
+                log.exception("the window: work in the background failed")
+            with self._lock:
+                if not self._waiting:
+                    self._thread = None
+                    return
+                work, then = self._waiting.popleft()
 
-    def _finish(self, finish: Callable[[], object] | None) -> None:
-        self._thread = None
-        waiting, self._next = self._next, None
-        if waiting is not None:
-            self.run(*waiting)
-        if finish is not None:
-            finish()
+    def _call_back(self, finish: Callable[[], object]) -> None:
+        finish()

@@ -1,8 +1,13 @@
-"""The looks: presets as pictures. Applies, saves, renames and deletes them, with undo. Owns no file format."""
+"""The looks: presets as pictures. Applies, saves, renames and deletes them, with undo. Owns no file format.
+
+The GUI thread waits for no disk: files are read and written in the background, values are set here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 from PySide6.QtCore import QBuffer, QIODevice, QPoint, QSize, Qt, Signal
 from PySide6.QtGui import QIcon, QImage, QKeyEvent, QPixmap
@@ -24,16 +29,20 @@ from sdv2live.errors import UserError
 from sdv2live.frames import Shown
 from sdv2live.presets import (
     DeletedPreset,
+    Look,
     Preset,
-    apply_preset,
     delete_preset,
+    find_preset,
     list_presets,
+    read_look,
     rename_preset,
     save_preset,
+    set_look,
 )
 
 THUMBNAIL_PX = 192
 SHOWN_PX = 68
+T = TypeVar("T")
 
 
 class Looks(QWidget):
@@ -45,7 +54,9 @@ class Looks(QWidget):
     def __init__(self, knobs: Knobs, picture: Callable[[], Shown | None]) -> None:
         super().__init__()
         self._knobs, self._picture = knobs, picture
-        self._background = Background()
+        self._listing = Background()
+        # What is clicked is done in the order of the clicks, and all of it.
+        self._acts = Background(keeps_all=True)
         self._deleted: DeletedPreset | None = None
         self._list = _Grid()
         self._list.setAccessibleName("Looks")
@@ -86,15 +97,17 @@ class Looks(QWidget):
 
     def reload(self) -> None:
         """Read the folders again, off the GUI thread."""
-        self._background.run(_presets_with_pictures, self._show)
+        self._listing.run(_presets_with_pictures, self._show)
 
     def apply(self, name: str) -> None:
-        try:
-            apply_preset(self._knobs.registry, name, origin="preset")
-        except UserError as error:
-            self.failed.emit(str(error))
-        else:
+        """Soon: it is read in the background, and set at once on the GUI thread."""
+        registry = self._knobs.registry
+
+        def use(look: Look) -> None:
+            set_look(registry, look, origin="preset")
             self.said.emit(f"look: {name}")
+
+        self._do(lambda: read_look(registry, find_preset(name)), use)
 
     def save_as(self) -> None:
         """Ask for a name and keep the look under it."""
@@ -107,18 +120,19 @@ class Looks(QWidget):
             self.save(name.strip(), overwrite=is_there)
 
     def save(self, name: str, *, overwrite: bool = False) -> None:
-        shown = self._picture()
-        try:
+        """Soon, and as it is now."""
+        registry, shown = self._knobs.registry, self._picture()
+        held = registry.snapshot()
+
+        def save() -> None:
             thumbnail = _jpeg(shown) if shown is not None else None
-            save_preset(self._knobs.registry, name, overwrite=overwrite, thumbnail=thumbnail)
-        except UserError as error:
-            self.failed.emit(str(error))
-        else:
-            self.said.emit(f"look saved: {name}")
-            self.reload()
+            save_preset(registry, name, overwrite=overwrite, thumbnail=thumbnail, held=held)
+
+        self._do(save, lambda _: self.said.emit(f"look saved: {name}"), is_change=True)
 
     def close_down(self) -> None:
-        self._background.wait(2.0)
+        self._acts.wait(2.0)
+        self._listing.wait(2.0)
 
     def _show(self, found: object) -> None:
         assert isinstance(found, list)
@@ -154,31 +168,48 @@ class Looks(QWidget):
 
     def _rename(self, item: QListWidgetItem) -> None:
         name, is_given = QInputDialog.getText(self, "Rename look", "New name:", text=item.text())
-        if is_given and name.strip() and name.strip() != item.text():
-            self._try(lambda: rename_preset(item.text(), name.strip()))
+        old, name = item.text(), name.strip()
+        if is_given and name and name != old:
+            self._do(lambda: rename_preset(old, name), is_change=True)
 
     def _delete(self, item: QListWidgetItem) -> None:
         name = item.text()
 
-        def delete() -> None:
-            self._deleted = delete_preset(name)
+        def keep(deleted: DeletedPreset) -> None:
+            self._deleted = deleted
             self._undo.setText(f"Undo delete of {name}")
             self._undo.show()
 
-        self._try(delete)
+        self._do(lambda: delete_preset(name), keep, is_change=True)
 
     def _restore(self) -> None:
         deleted, self._deleted = self._deleted, None
         self._undo.hide()
         if deleted is not None:
-            self._try(deleted.restore)
+            self._do(deleted.restore, is_change=True)
 
-    def _try(self, act: Callable[[], object]) -> None:
-        try:
-            act()
-        except UserError as error:
-            self.failed.emit(str(error))
-        self.reload()
+    def _do(
+        self, work: Callable[[], T], then: Callable[[T], None] = lambda _: None, *, is_change: bool = False
+    ) -> None:
+        """work() in the background, since a disk may take its time, then(its result) here. is_change: of the files."""
+
+        def tried() -> Callable[[], None]:
+            try:
+                result = work()
+            except UserError as error:
+                return partial(self.failed.emit, str(error))
+            return partial(then, result)
+
+        def finish(outcome: object) -> None:
+            assert callable(outcome)
+            try:
+                outcome()
+            except UserError as error:
+                self.failed.emit(str(error))
+            if is_change:
+                self.reload()
+
+        self._acts.run(tried, finish)
 
 
 class _Grid(QListWidget):

@@ -201,6 +201,7 @@ class MainWindow(QMainWindow):
         status = self.live.status()
         self.status_line.show_status(status)
         self.panel.source.show_status(status.source)
+        self.panel.camera.show_status(status.camera)
         if status.engine_state == "running":
             self.panel.trace.add(status.noise_scale, status.motion)
         self.notice.hold(status.problems)

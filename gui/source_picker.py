@@ -36,7 +36,7 @@ class SourcePicker(QWidget):
         super().__init__()
         self._live, self._knobs = live, knobs
         self._background = Background()
-        self._box = _OpeningCombo()
+        self._box = OpeningCombo()
         self._box.setAccessibleName("Source")
         self._box.opened.connect(self.reload)
         self._box.activated.connect(self._chosen)
@@ -143,7 +143,7 @@ class SourcePicker(QWidget):
             self._fill()
 
 
-class _OpeningCombo(QComboBox):
+class OpeningCombo(QComboBox):
     """Says when it is opened, so that its list is of now."""
 
     opened = Signal()

@@ -24,6 +24,7 @@ from bridges.base import Output, OutputStatus
 from bridges.osc_server import OscServer
 from bridges.rack import OutputRack
 from bridges.select import make_output
+from bridges.virtual_camera import CameraChoice, camera_choices
 from sdv2live.capture.base import Source
 from sdv2live.capture.cards import RANDOM_WEIGHTS_LABEL
 from sdv2live.capture.select import SourceChoice, list_sources, open_source
@@ -317,6 +318,9 @@ class LiveApp:
     def list_sources(self) -> list[SourceChoice]:
         return list_sources()
 
+    def list_virtual_cameras(self) -> list[CameraChoice]:
+        return camera_choices()
+
     def is_over(self) -> bool:
         """Whether there is nothing left to run for; from the main thread."""
         now_s = self.clock.now_s()
@@ -388,6 +392,7 @@ class LiveApp:
             "chunk_ms": session.chunk_ms.summary(),
             "stage_ms": {stage: series.summary() for stage, series in session.stage_ms.items()},
             "age_ms": presenter.age_ms.summary(),
+            "change_to_picture_ms": presenter.change_to_picture_ms.summary(),
             "ttff_ms": _ms_between(presenter.first_captured_s, first_s),
             "start_to_picture_ms": _ms_between(self._started_s, first_s),
             "dropped": self.sources.dropped,
@@ -443,6 +448,7 @@ class LiveApp:
             new_fps=presenter.new_frame_rate.per_second(now_s),
             engine_fps=4000.0 * len(chunks) / sum(chunks) if sum(chunks) else 0.0,
             age_ms=sum(ages) / len(ages) if ages else None,
+            change_to_picture_ms=presenter.change_to_picture_ms.summary()["p50"],
             dropped=self.sources.dropped,
             lagged=presenter.lagged,
             repeated=presenter.repeated,

@@ -68,10 +68,7 @@ def stage_calls(engine: StreamEngine, settings: ChunkSettings) -> dict[str, Call
     """
     width, height = engine.traits.size_wh
     frames = np.random.default_rng(1).integers(0, 256, (engine.frames_wanted, height, width, 3), np.uint8)
-    codec, dit = (
-        engine.pipe.first.codec,
-        engine.pipe.first.dit,
-    )  # of the engine that is measured, so that nothing is built twice
+    stage = engine.pipe.first  # of the engine that is measured, so that nothing is built twice
     with (
         _noted(stage.codec, "encode", "decode") as coded,
         _noted(stage.dit, "embed", "run_blocks", "finish") as denoised,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from sdv2live import __version__
 from sdv2live.errors import RankLost, UserError, one_line
 from sdv2live.parameters import TABLE, Kind, Parameter, range_text
-from sdv2live.registry import Registry
+from sdv2live.registry import COMMAND_LINE, Registry
 
 if TYPE_CHECKING:
     from sdv2live.last_session import LastSession
@@ -160,7 +160,7 @@ def _registry(options: argparse.Namespace, last: LastSession | None = None) -> t
     registry = Registry()
     given = {name: getattr(options, name) for name in TABLE if getattr(options, name, None) is not None}
     engine_names = [(name, given[name]) for name in given if name.startswith("engine.")]
-    registry.set_strictly(engine_names, origin="cli")
+    registry.set_strictly(engine_names, origin=COMMAND_LINE)
     from sdv2live.settings import engine_spec
 
     if last is not None:
@@ -169,8 +169,8 @@ def _registry(options: argparse.Namespace, last: LastSession | None = None) -> t
     if getattr(options, "preset", None):
         from sdv2live.presets import apply_preset
 
-        apply_preset(registry, options.preset)
-    registry.set_strictly([(n, v) for n, v in given.items() if not n.startswith("engine.")], origin="cli")
+        apply_preset(registry, options.preset, origin=COMMAND_LINE)
+    registry.set_strictly([(n, v) for n, v in given.items() if not n.startswith("engine.")], origin=COMMAND_LINE)
     if last is not None:
         last.apply(registry)
     return registry, list(given)

@@ -1,5 +1,7 @@
 """What the next start brings back. Owns: session.json, what goes into it, and how it meets the command line.
 
+A flag holds for its own start: where nobody has gone on from it in the window or by OSC, what was kept before stays.
+
 Strict JSON, replaced whole. Unlike a preset it is never worth an error: what cannot be read is put aside, what makes
 no sense any more is left out, and the log says so. Any thread; of two programs that save at once the later one wins.
 """
@@ -18,8 +20,8 @@ from typing import Any
 from sdv2live.errors import UserError, one_line
 from sdv2live.parameters import MAX_TEXT_CHARS, TABLE, Kind, clean_text
 from sdv2live.paths import user_config_dir
-from sdv2live.presets import engine_defaults
-from sdv2live.registry import Registry
+from sdv2live.presets import PAIRS, engine_defaults
+from sdv2live.registry import COMMAND_LINE, Registry
 from sdv2live.settings import engine_spec
 from sdv2live.strict_files import read_json, write_json
 
@@ -111,13 +113,22 @@ def load_session() -> LastSession:
     return LastSession()
 
 
-def save_session(registry: Registry, *, window: Mapping[str, bytes] | None = None, prompts: Iterable[str] = ()) -> Path:
-    """Keep what the user set, the window's words and the newest prompts; -> the file. Raises UserError."""
-    path = _path()
+def save_session(
+    registry: Registry,
+    *,
+    window: Mapping[str, bytes] | None = None,
+    prompts: Iterable[str] = (),
+    last: LastSession | None = None,
+) -> Path:
+    """Keep what the user set, the window's words and the newest prompts; -> the file. Raises UserError.
+
+    last: the session that this start found, of which it keeps what its flags left no place for.
+    """
+    path, last = _path(), last or LastSession()
     data = {
         "sdv2live": FORMAT,
-        "engine": registry.get("engine.name"),
-        "values": values_kept(registry),
+        "engine": _next_engine(registry, last),
+        "values": values_kept(registry, last),
         "window": {key: base64.b64encode(value).decode("ascii") for key, value in _bounded(window or {}).items()},
         "prompts": list(newest_prompts(prompts)),
     }
@@ -131,19 +142,53 @@ def save_session(registry: Registry, *, window: Mapping[str, bytes] | None = Non
     return path
 
 
-def values_kept(registry: Registry) -> dict[str, Any]:
+def values_kept(registry: Registry, last: LastSession | None = None) -> dict[str, Any]:
     """The rows that the next start brings back, in the table's order.
 
-    Of what an engine brings, what differs from it: also where a rule moved it, and not what was only put back.
+    Of what an engine brings, what differs from it: also where a rule moved it, and not what was only put back. last: as
+    in `save_session`.
     """
-    values, brought = registry.snapshot(), engine_defaults(registry)
+    values, brought, last = registry.snapshot(), engine_defaults(registry), last or LastSession()
+    engine = _next_engine(registry, last)
+    # A rival that a flag displaced comes back; one that the user displaced does not.
+    displaced = {
+        row.clears for row in TABLE.values() if row.clears and registry.origin_of(row.name) not in (None, COMMAND_LINE)
+    }
+
+    def is_of_this_start(name: str) -> bool:
+        is_foreign = _is_of_engine(name) and engine != values["engine.name"]
+        return is_foreign or _is_of_a_flag(registry, name)
 
     def is_kept(name: str) -> bool:
         if _is_of_engine(name):
             return values[name] is not None and values[name] != brought.get(name)
         return registry.is_user_set(name) and values[name] is not None
 
-    return {name: values[name] for name in TABLE if _may_be_kept(name) and is_kept(name)}
+    def is_left(name: str) -> bool:
+        is_usable = engine == last.engine or not _is_of_engine(name)
+        return name in last.values and is_usable and name not in displaced
+
+    kept: dict[str, Any] = {}
+    for name in filter(_may_be_kept, TABLE):
+        if is_kept(name) and not is_of_this_start(name):
+            kept[name] = values[name]
+        elif is_left(name) and (is_of_this_start(name) or registry.origin_of(name) is None):
+            kept[name] = last.values[name]
+    return kept
+
+
+def _is_of_a_flag(registry: Registry, name: str) -> bool:
+    """Whether a flag of this start set it, or moved it through a rule, and nobody has set it since."""
+    origin = registry.origin_of(name)
+    pair = PAIRS.get(name, ()) if origin is None else (name,)
+    return any(registry.origin_of(one) == COMMAND_LINE for one in pair)
+
+
+def _next_engine(registry: Registry, last: LastSession) -> str:
+    """The engine that a start without flags has."""
+    if _is_of_a_flag(registry, "engine.name"):
+        return str(last.values.get("engine.name", TABLE["engine.name"].default))
+    return str(registry.get("engine.name"))
 
 
 def newest_prompts(prompts: Iterable[str]) -> tuple[str, ...]:

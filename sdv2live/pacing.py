@@ -24,11 +24,13 @@ WATCHED_CHUNKS = 32
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One generated frame with the source frame it came from, and when that was captured."""
+    """One generated frame with the source frame it came from, and when that was captured. changed_s: when the change
+    was made that its chunk is the first to carry."""
 
     effect: Pixels
     source: Pixels
     captured_s: float
+    changed_s: float | None = None
 
 
 class Pacer:

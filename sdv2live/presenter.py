@@ -91,6 +91,8 @@ class Presenter:
         self.frames_out = 0
         self.missed_ticks = 0
         self.age_ms, self.new_frame_interval_ms = Series(), Series()
+        self.change_to_picture_ms = Series()
+        self._reacted_s: float | None = None  # the change that was measured last
         self.new_frame_rate = Rate()
 
     def expect(self, *, period_s: float) -> None:
@@ -170,6 +172,8 @@ class Presenter:
             self._format_asked = None
         if picture is not None:
             self._note_new(picture, now_s)
+            if not (is_frozen or is_bypassed or values["output.panic"]):
+                self._note_reaction(picture, now_s)
             self._shown = picture
         if picture is not None or is_frozen or values["stream.paused"]:
             self._fresh_s = now_s
@@ -200,6 +204,12 @@ class Presenter:
         self._last_new_s = now_s
         self.age_ms.add((now_s - picture.captured_s) * 1000)
         self.new_frame_rate.note(now_s)
+
+    def _note_reaction(self, picture: Picture, now_s: float) -> None:
+        """At the first picture of its chunk that comes: others may have been passed over."""
+        if picture.changed_s is not None and picture.changed_s != self._reacted_s:
+            self.change_to_picture_ms.add((now_s - picture.changed_s) * 1000)
+            self._reacted_s = picture.changed_s
 
     def _source_beside(self, now_s: float) -> Pixels | None:
         """The frame that the picture was made of, or, where there is no picture, the camera's newest."""

@@ -24,7 +24,7 @@ from sdv2live.errors import UserError, one_line
 from sdv2live.file_names import name_fault, twin_key
 from sdv2live.parameters import TABLE, Kind, Value, coerce
 from sdv2live.paths import presets_dir, user_config_dir
-from sdv2live.registry import Registry
+from sdv2live.registry import Registry, Snapshot
 from sdv2live.strict_files import read_bytes, read_json, write_bytes, write_json
 
 FORMAT = 1
@@ -34,7 +34,7 @@ TRASH = ".trash"
 MAX_TRASH = 32
 
 # Rows that a rule of the table ties together are written together: half of a pair can be refused on another engine.
-_PAIRS = {
+PAIRS = {
     name: pair
     for pair in (("noise.max", "noise.min"), ("steps.count", "steps.list"))
     for name in pair
@@ -58,6 +58,14 @@ class Preset:
     @property
     def is_readable(self) -> bool:
         return not self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A preset that was read. values: None for what the engine brings. brought: that, where it is needed."""
+
+    values: Mapping[str, Any]
+    brought: Mapping[str, Value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,17 +160,25 @@ def apply_preset(registry: Registry, name: str, *, origin: str = "preset") -> No
 
 def apply_preset_file(registry: Registry, path: Path, *, origin: str = "preset") -> None:
     """`apply_preset` for a file whose place is known."""
+    set_look(registry, read_look(registry, path), origin=origin)
+
+
+def read_look(registry: Registry, path: Path) -> Look:
+    """The half of `apply_preset_file` that reads files. Raises UserError."""
     values = load_preset(path)
-    items = [(key, value) for key, value in _ordered(values) if value is not None]
-    if len(items) < len(values):
-        brought = engine_defaults(registry)
-        # What already stands there is left alone, so that it goes on counting as the engine's and not as chosen.
-        items += [
-            (key, brought[key])
-            for key, value in _ordered(values)
-            if value is None and key in brought and registry.get(key) != brought[key]
-        ]
-    registry.set_strictly(_ordered(dict(items)), origin=origin)
+    return Look(values, engine_defaults(registry) if None in values.values() else {})
+
+
+def set_look(registry: Registry, look: Look, *, origin: str) -> None:
+    """The other half, for a thread that may not wait for the disk. Raises UserError; then nothing has changed."""
+    items = {key: value for key, value in look.values.items() if value is not None}
+    # What already stands there is left alone, so that it goes on counting as the engine's and not as chosen.
+    items |= {
+        key: look.brought[key]
+        for key, value in look.values.items()
+        if value is None and key in look.brought and registry.get(key) != look.brought[key]
+    }
+    registry.set_strictly(_ordered(items), origin=origin)
 
 
 def engine_defaults(registry: Registry) -> Mapping[str, Value]:
@@ -178,23 +194,31 @@ def engine_defaults(registry: Registry) -> Mapping[str, Value]:
 # ---- changing ------------------------------------------------------------------------------------------------------
 
 
-def look_of(registry: Registry) -> dict[str, Value]:
+def look_of(registry: Registry, held: Snapshot | None = None) -> dict[str, Value]:
     """What `save_preset` writes, in the table's order: all that makes the picture, so that nothing of an earlier
     look is left when it is applied; null where a row stands at what the engine brings."""
-    values, brought = registry.snapshot(), engine_defaults(registry)
+    values, brought = held or registry.snapshot(), engine_defaults(registry)
 
     def is_brought(name: str) -> bool:
         return TABLE[name].default is None and values[name] in (None, brought.get(name))
 
     return {
-        name: None if all(map(is_brought, _PAIRS.get(name, (name,)))) else values[name]
+        name: None if all(map(is_brought, PAIRS.get(name, (name,)))) else values[name]
         for name, row in TABLE.items()
         if row.in_preset and row.kind is not Kind.TRIGGER
     }
 
 
-def save_preset(registry: Registry, name: str, *, overwrite: bool = False, thumbnail: bytes | None = None) -> Path:
+def save_preset(
+    registry: Registry,
+    name: str,
+    *,
+    overwrite: bool = False,
+    thumbnail: bytes | None = None,
+    held: Snapshot | None = None,
+) -> Path:
     """The present look as the user's own preset `name`; -> its file. thumbnail: a JPEG or PNG file's bytes, small.
+    held: the look of an earlier moment, where the user has gone on since.
 
     Raises UserError; then what was there is there still. overwrite: also lets it hide a shipped one of its name.
     """
@@ -204,7 +228,7 @@ def save_preset(registry: Registry, name: str, *, overwrite: bool = False, thumb
             picture_suffix = _picture_suffix(thumbnail)
         except ValueError as error:
             raise UserError(f"the preset {name!r} was not saved: of its thumbnail, {error}.") from error
-    data = {"sdv2live": FORMAT, "values": look_of(registry)}
+    data = {"sdv2live": FORMAT, "values": look_of(registry, held)}
     with _lock:
         for folder in _folders():
             twin = _twin_in(folder, name)

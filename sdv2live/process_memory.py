@@ -23,10 +23,12 @@ def _added(name: str, pids: Sequence[int]) -> int | None:
     """A field of Linux' /proc/PID/status (proc_pid_status(5)), in kB there."""
     try:
         return sum(_field_bytes(name, pid) for pid in pids)
-    except (OSError, ValueError, StopIteration):
+    except (OSError, ValueError):
         return None
 
 
 def _field_bytes(name: str, pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text("ascii", "replace").splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(f"{name}:")).split()[1])
+    for line in Path(f"/proc/{pid}/status").read_text("ascii", "replace").splitlines():
+        if line.startswith(f"{name}:"):
+            return 1024 * int(line.split()[1])
+    raise ValueError(f"process {pid} has ended and has no {name} any more")

@@ -16,6 +16,7 @@ from sdv2live.errors import UserError
 from sdv2live.parameters import TABLE, InvalidValue, Kind, Parameter, Value, coerce, range_text, reconcile
 
 Listener = Callable[["Change"], None]
+COMMAND_LINE = "cli"  # the origin of what a flag set
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class Registry:
         self._defaults: dict[str, Value] = {name: row.default for name, row in table.items()}
         self._values = dict(self._defaults)
         self._user_set: set[str] = set()
+        self._origins: dict[str, str] = {}
         self._listeners: list[Listener] = []
         self._snapshot = Snapshot(0, MappingProxyType(dict(self._values)))
 
@@ -71,6 +73,10 @@ class Registry:
     def is_user_set(self, name: str) -> bool:
         """Whether someone chose this value; engine defaults do not count."""
         return name in self._user_set
+
+    def origin_of(self, name: str) -> str | None:
+        """Who last set this value or put it back to its default; None: nobody, it is as it was brought or moved."""
+        return self._origins.get(name)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` after each change, in the setter's thread; it must not raise. Returns what ends it."""
@@ -127,6 +133,7 @@ class Registry:
             names = [name for name in names if self.table[name].kind is not Kind.TRIGGER]
             draft.update((name, self._defaults[name]) for name in names)
             self._user_set.difference_update(names)
+            self._origins.update(dict.fromkeys(names, origin))
             for name in names:
                 reconcile(draft, name)
             self._replace(draft, origin)
@@ -180,6 +187,7 @@ class Registry:
 
     def _commit(self, draft: dict[str, Value], names: list[str], origin: str) -> None:
         self._user_set.update(names)
+        self._origins.update(dict.fromkeys(names, origin))
         self._replace(draft, origin)
 
     def _replace(self, draft: dict[str, Value], origin: str) -> None:

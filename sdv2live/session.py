@@ -23,6 +23,7 @@ from sdv2live.filters import apply_chain, parse_chain
 from sdv2live.frames import Frame, Pixels
 from sdv2live.pacing import Picture
 from sdv2live.presenter import Presenter
+from sdv2live.reaction import ChangeWatch
 from sdv2live.registry import Registry
 from sdv2live.settings import framing_of, settings_of
 from sdv2live.source_switch import Playing
@@ -41,6 +42,7 @@ class _Sent:
     sources: Pixels
     captured_s: tuple[float, ...]
     is_opening: bool
+    changed_s: float | None
 
 
 class Session:
@@ -70,6 +72,7 @@ class Session:
         self._presenter, self._chunker, self._clock = presenter, chunker, clock
         self._wake, self._has_source_ended = wake, has_source_ended
         self._before_start, self._go_back, self._on_ready = before_start, go_back, on_ready
+        self._changes = ChangeWatch(registry, clock)
         self._is_trial = False  # an engine started on request, in place of one that worked
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="session", daemon=True)
@@ -101,6 +104,7 @@ class Session:
         if self._thread.is_alive():
             self._thread.join()
         self._supervisor.stop()
+        self._changes.close()
 
     @property
     def has_unfinished(self) -> bool:
@@ -136,6 +140,7 @@ class Session:
         if playing is None or self._registry.get("stream.paused"):
             if playing is not None:
                 playing.ring.clear()
+            self._changes.taken()  # how long a pause lasts is the user's affair
             self._flush(engine)
             return
         wanted = engine.frames_wanted
@@ -227,6 +232,7 @@ class Session:
 
     def _submit(self, engine: EngineClient, playing: Playing, frames: list[Frame]) -> None:
         buffer = engine.input_buffer()
+        changed_s = self._changes.taken()
         values = self._registry.snapshot()
         framing = framing_of(values)
         for target, frame in zip(buffer, frames, strict=False):
@@ -243,7 +249,8 @@ class Session:
         times_s = tuple(frame.captured_s for frame in frames)
         is_opening = self._next_chunk == 0 or self._epoch_seen != self._submitted_epoch
         self._submitted_epoch = self._epoch_seen
-        self._sent[self._next_chunk] = _Sent(sources, times_s, is_opening)
+        # Nothing was shown that the first chunk of an epoch could differ from.
+        self._sent[self._next_chunk] = _Sent(sources, times_s, is_opening, None if is_opening else changed_s)
         engine.submit(Chunk(self._next_chunk, buffer), settings_of(values))
         self._next_chunk += 1
         self._is_flushing = False
@@ -262,7 +269,7 @@ class Session:
         if not sent.is_opening:  # the first one of an epoch is slower than those that follow
             self._chunker.engine_took(result.stage_ms["chunk"] / 1000, len(result.frames))
         pictures = [
-            Picture(effect, source, captured_s)
+            Picture(effect, source, captured_s, sent.changed_s)
             for effect, source, captured_s in zip(result.frames, sent.sources, sent.captured_s, strict=False)
         ]
         self.frames_generated += len(pictures)

@@ -38,8 +38,9 @@ class OutputLine:
 @dataclass(frozen=True, slots=True)
 class LiveStatus:
     """engine_state: loading, running, restarting, failed or stopped. new_fps: new pictures a second; age_ms: of the
-    newest ones when they were shown, None before the first. dropped, lagged, repeated and skipped are disjoint counts.
-    problems: what is wrong now, a sentence each, the most important first.
+    newest ones when they were shown, None before the first. change_to_picture_ms: from a change to the first picture
+    made with it, the middle of the last ones, None before the first. dropped, lagged, repeated and skipped are disjoint
+    counts. problems: what is wrong now, a sentence each, the most important first.
     """
 
     engine_state: str
@@ -54,6 +55,7 @@ class LiveStatus:
     new_fps: float
     engine_fps: float
     age_ms: float | None
+    change_to_picture_ms: float | None
     dropped: int
     lagged: int
     repeated: int

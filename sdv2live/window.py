@@ -25,7 +25,7 @@ from sdv2live.errors import UserError, one_line
 from sdv2live.last_session import LastSession, load_session, save_session
 from sdv2live.one_instance import take_instance_lock
 from sdv2live.paths import assets_dir
-from sdv2live.registry import Registry
+from sdv2live.registry import COMMAND_LINE, Registry
 from sdv2live.settings import engine_spec
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def _drive(app: LiveApp, last: LastSession) -> None:
 
     def keep(window: dict[str, bytes], prompts: list[str]) -> None:
         try:
-            save_session(app.registry, window=window, prompts=prompts)
+            save_session(app.registry, window=window, prompts=prompts, last=last)
         except UserError as error:
             log.error("%s", error)
 
@@ -124,8 +124,8 @@ def _outputs(options: argparse.Namespace, registry: Registry) -> list[Output]:
     outputs = []
     for spec in options.output or []:
         if spec.partition(":")[0] == "camera":
-            registry.set("camera.device", spec.partition(":")[2], origin="cli")
-            registry.set("output.camera", True, origin="cli")
+            registry.set("camera.device", spec.partition(":")[2], origin=COMMAND_LINE)
+            registry.set("output.camera", True, origin=COMMAND_LINE)
         else:
             outputs.append(make_output(spec, overwrite=options.overwrite))
     return outputs

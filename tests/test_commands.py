@@ -224,6 +224,7 @@ def test_a_live_run_to_its_end(clips: Path, tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "run.json").read_text())
     promised = (
         "frames_in frames_generated frames_out engine_fps output_fps new_frame_interval_ms chunk_ms age_ms ttff_ms "
+        "change_to_picture_ms "
         "dropped lagged repeated skipped restarts engine device settings"
     )
     assert set(promised.split()) <= set(summary)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from bridges import virtual_camera
-from bridges.virtual_camera import backend_state, camera_report
+from bridges.virtual_camera import VirtualCamera, backend_state, camera_choices, camera_report
 from sdv2live import cli, devices
 from sdv2live.capture.cameras import Camera
 from sdv2live.capture.screen import Region, Screen
@@ -107,6 +108,23 @@ def test_the_virtual_camera_says_the_exact_command(tmp_path: Path) -> None:
     assert "sudo modprobe v4l2loopback devices=1" in backend_state("v4l2loopback", tmp_path)
     (tmp_path / "video4000").mkdir()
     assert "sudo usermod -aG video" in backend_state("v4l2loopback", tmp_path)
+
+
+def test_a_picker_gets_each_device_by_its_name_and_what_is_missing_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(virtual_camera, "registered_backends", lambda: {"zeta": object(), "v4l2loopback": object()})
+    missing, other = camera_choices(tmp_path)
+    assert (missing.spec, missing.is_missing, other.spec, other.is_missing) == ("v4l2loopback", True, "zeta", False)
+    assert "sudo modprobe" in missing.state and "see what `--output camera:zeta` says" in other.state
+    for number in (10, 11):
+        (tmp_path / f"video{number}").mkdir()
+        (tmp_path / f"video{number}" / "name").write_text(f"Stage {number}\n")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != "/dev/video10")
+    choices = camera_choices(tmp_path)
+    assert [choice.label for choice in choices] == ["Stage 11 (/dev/video11)", "zeta"]
+    for choice in choices[:1]:
+        assert VirtualCamera.from_spec(choice.spec).name == "camera:/dev/video11"
 
 
 def test_every_back_end_is_reported_and_none_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,15 +61,25 @@ class CaptureThread:
 
     plays: while it is not set, a source that is not live is held at its next frame and its clock stands still, so
     that a file does not run while an engine loads; a camera cannot be held and goes on. None: it plays at once.
+    on_news(): on the capture thread, once it is known whether the source could be opened, and at the end.
     """
 
-    def __init__(self, source: Source, ring: FrameRing, clock: Clock, *, plays: threading.Event | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        ring: FrameRing,
+        clock: Clock,
+        *,
+        plays: threading.Event | None = None,
+        on_news: Callable[[], None] = lambda: None,
+    ) -> None:
         self.source = source
         self._ring = ring
         self._clock = clock
         self._plays = plays
+        self._on_news = on_news
         self._stop = threading.Event()
-        self._opened = threading.Event()
+        self._opened, self._ended = threading.Event(), threading.Event()
         self._lock = threading.Lock()
         self._first_error: UserError | None = None
         self._state, self._reason = "opening", ""
@@ -88,14 +99,33 @@ class CaptureThread:
 
         Waits at most `open_timeout_s` seconds of real time: some camera drivers take their time, and some hang.
         """
-        self._thread.start()
-        if not self._opened.wait(open_timeout_s):
+        self.begin()
+        self._opened.wait(open_timeout_s)
+        info = self.answer
+        if info is None:
             self._stop.set()
-            raise UserError(f"The source did not open within {open_timeout_s:.0f} s: unplug it, or choose another one.")
+            raise UserError(too_slow_sentence(open_timeout_s))
+        return info
+
+    def begin(self) -> None:
+        """`start` without waiting: `answer` says how it went."""
+        self._thread.start()
+
+    @property
+    def answer(self) -> SourceInfo | None:
+        """What was opened first; None until it is. Raises the source's UserError if it could not be opened."""
         if self._first_error is not None:
             raise self._first_error
-        assert self._info is not None
         return self._info
+
+    @property
+    def has_answered(self) -> bool:
+        return self._opened.is_set()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the source is closed for good."""
+        return self._ended.is_set()
 
     def let_go(self) -> None:
         """Have the source closed soon, by its own thread; does not wait. `stop` is still to be called."""
@@ -167,6 +197,8 @@ class CaptureThread:
             if self._first_error is not None or not self.source.is_live or self._wait_to_reopen():
                 break
         self._opened.set()
+        self._ended.set()
+        self._on_news()
 
     def _open(self) -> None:
         info = self.source.open()
@@ -181,6 +213,7 @@ class CaptureThread:
         if self._openings > 1:
             log.info("the source %s is back", info.name)
         self._opened.set()
+        self._on_news()
 
     def _play(self) -> None:
         """Read until stopped; raises what the source raises."""
@@ -251,6 +284,10 @@ class CaptureThread:
         delay_s = REOPEN_DELAYS_S[min(self._failures_in_row, len(REOPEN_DELAYS_S) - 1)]
         self._failures_in_row += 1
         return self._clock.wait_until(self._clock.now_s() + delay_s, self._stop)
+
+
+def too_slow_sentence(limit_s: float) -> str:
+    return f"The source did not open within {limit_s:.0f} s: unplug it, or choose another one."
 
 
 def is_picture(taken: SourceFrame) -> bool:

@@ -58,7 +58,7 @@ def need_gstreamer() -> None:
         pytest.skip("run `sudo apt install gstreamer1.0-pipewire`")
 
 
-def wait_for(what: Callable[[], object], *, timeout_s: float = 10.0, why: str = "") -> None:
+def wait_for(what: Callable[[], object], *, timeout_s: float = 60.0, why: str = "") -> None:
     deadline_s = time.monotonic() + timeout_s
     while not what():
         assert time.monotonic() < deadline_s, f"not within {timeout_s} s: {why or what}"

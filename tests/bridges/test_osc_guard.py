@@ -230,7 +230,6 @@ def test_the_worst_packets_take_linear_time() -> None:
 
     small_s, large_s = worst_s(8 * 1024), worst_s(60 * 1024)
     assert large_s < 20 * small_s
-    assert large_s < 0.02
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pyvirtualcam import camera as pyvirtualcam_camera
 
 from bridges.base import Output, OutputThread
 from bridges.null_output import NullOutput
+from bridges.rack import AGAIN_S, OutputRack
 from bridges.recorder import Recorder
 from bridges.select import make_output
 from bridges.virtual_camera import VirtualCamera
@@ -125,7 +126,7 @@ class ScriptedOutput(Output):
 
     def write(self, pixels: Pixels, tick: int) -> None:
         self.in_write.set()
-        self.may_write.wait(10)
+        self.may_write.wait(60)
         if tick in self._write_errors:
             raise self._write_errors.pop(tick)
         self.ticks.append(tick)
@@ -146,7 +147,7 @@ class WaitingClock(FakeClock):
         return super().wait_until(time_s, stop)
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, "it did not happen in time"
@@ -223,3 +224,93 @@ def test_a_write_that_hangs_does_not_hold_up_the_end(caplog: pytest.LogCaptureFi
     assert "left behind" in caplog.text
     output.may_write.set()
     until(lambda: output.closed == 1)
+
+
+# ---- the rack ------------------------------------------------------------------------------------------------------
+
+
+class HeldClock(WaitingClock):
+    """Its pauses end when the test says so, or when they are broken off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_go_on = threading.Semaphore(0)
+
+    def wait_until(self, time_s: float, stop: threading.Event) -> bool:
+        self.waits_s.append(time_s - self.now_s())
+        while not stop.is_set() and not self.may_go_on.acquire(timeout=0.005):
+            pass
+        return stop.is_set()
+
+
+class Rack:
+    """A rack, what it told, and an output that cannot be made as often as there are sentences."""
+
+    def __init__(self) -> None:
+        self.clock = HeldClock()
+        self.told: list[int] = []
+        self.rack = OutputRack(rate_fps=30, clock=self.clock, on_change=lambda threads: self.told.append(len(threads)))
+        self.sentences: list[str] = []
+        self.made: list[ScriptedOutput] = []
+
+    def make(self) -> Output:
+        if self.sentences:
+            raise UserError(self.sentences.pop(0))
+        self.made.append(ScriptedOutput(write_errors={}))
+        return self.made[-1]
+
+    def state(self) -> str:
+        status = self.rack.status("output.record")
+        return status.state if status is not None else ""
+
+
+@pytest.fixture
+def rack() -> Iterator[Rack]:
+    rack = Rack()
+    yield rack
+    rack.rack.close()
+    assert not [one for one in threading.enumerate() if one.name == "output rack"]
+
+
+def test_what_could_not_be_made_is_made_once_it_can_be(rack: Rack, caplog: pytest.LogCaptureFixture) -> None:
+    full, gone = "Recordings cannot go there (full): empty it.", "Recordings cannot go there (gone): plug it in."
+    rack.sentences = [full, full, gone]
+    rack.rack.switch("output.record", rack.make, SIZE_WH)
+    for tries, sentence in enumerate((full, full, gone)):
+        until(lambda n=tries: len(rack.clock.waits_s) == n + 1)
+        (status,) = rack.rack.statuses
+        assert (status.state, status.reason) == ("failed", sentence)
+        rack.clock.may_go_on.release()
+    until(lambda: rack.state() == "running")
+    assert rack.clock.waits_s == [AGAIN_S] * 3 and len(rack.made) == 1 and rack.told[-1] == 1
+    assert len(rack.rack.statuses) == 1, "nothing of the refusal is left"
+    assert caplog.text.count(full) == caplog.text.count(gone) == 1, "the same sentence is said once"
+
+
+def test_what_is_no_longer_wanted_is_not_tried_again(rack: Rack) -> None:
+    rack.sentences = ["It cannot be: see to it."] * 9
+    rack.rack.switch("output.record", rack.make, SIZE_WH)
+    until(lambda: len(rack.clock.waits_s) == 1)
+    rack.rack.switch("output.record", None, SIZE_WH)
+    until(lambda: rack.state() == "")
+    rack.rack.switch("output.camera", lambda: ScriptedOutput(write_errors={}), SIZE_WH)
+    until(lambda: len(rack.rack.statuses) == 1)
+    assert len(rack.sentences) == 8 and rack.made == [] and len(rack.clock.waits_s) == 1
+
+
+def test_another_wish_waits_for_no_pause(rack: Rack) -> None:
+    rack.sentences = ["It cannot be: see to it."]
+    rack.rack.switch("output.record", rack.make, SIZE_WH)
+    until(lambda: len(rack.clock.waits_s) == 1)
+    rack.rack.switch("output.record", rack.make, SIZE_WH)  # another folder
+    until(lambda: rack.state() == "running")
+    assert rack.told[-1] == 1
+
+
+def test_the_end_waits_for_no_pause(rack: Rack) -> None:
+    rack.sentences = ["It cannot be: see to it."] * 9
+    rack.rack.switch("output.record", rack.make, SIZE_WH)
+    until(lambda: len(rack.clock.waits_s) == 1)
+    rack.rack.close()
+    rack.rack.switch("output.record", rack.make, SIZE_WH)
+    assert len(rack.sentences) == 8 and rack.told[-1] == 0

@@ -160,7 +160,7 @@ def session(shared_session: Session, monkeypatch: pytest.MonkeyPatch) -> Session
 
 
 def send_until(
-    camera: PipeWireCamera, picture: Callable[[int], Bytes], is_over: Callable[[], bool], *, timeout_s: float = 15.0
+    camera: PipeWireCamera, picture: Callable[[int], Bytes], is_over: Callable[[], bool], *, timeout_s: float = 60.0
 ) -> int:
     """Send `picture(0)`, `picture(1)`, ... at the camera's rate until `is_over`; how many it were."""
     start_s = time.monotonic()
@@ -237,7 +237,7 @@ def test_two_programs_watch_at_once(session: Session, tmp_path: Path) -> None:
     ]
     try:
         send_until(camera, picture, lambda: all(reader.poll() is not None for reader in readers))
-        send_until(camera, picture, lambda: told == [True, False], timeout_s=5)
+        send_until(camera, picture, lambda: told == [True, False], timeout_s=30)
         assert not camera.is_watched
     finally:
         camera.close()
@@ -306,7 +306,7 @@ def test_a_camera_whose_buffers_never_come_back_is_opened_again(
         send_until(camera, picture, lambda: camera.is_watched)
         monkeypatch.setattr(camera, "_lib", Stuck())
         with pytest.raises(UserError, match="held up by a program that watches: it is opened again"):
-            send_until(camera, picture, lambda: False, timeout_s=5)
+            send_until(camera, picture, lambda: False, timeout_s=30)
         with pytest.raises(UserError, match="held up"):
             camera.send(picture(0))
     finally:
@@ -341,16 +341,16 @@ def test_a_program_that_wants_another_format_disturbs_nobody(session: Session) -
         session.end(reader)
 
 
-def test_nobody_watching_costs_nothing(session: Session) -> None:
+def test_nobody_watching_costs_nothing(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[bool] = []
     camera = PipeWireCamera(width=1280, height=720, fps=RATE_FPS, fourcc=RGB, on_watched=told.append)
     picture = np.zeros(1280 * 720 * 3, np.uint8)
-    began_s = time.perf_counter()
+    handed_over: list[object] = []
+    monkeypatch.setattr(camera, "_hand_over", handed_over.append)
     for _ in range(1000):
         camera.send(picture)
-    cost_s = (time.perf_counter() - began_s) / 1000
     camera.close()
-    assert told == [] and cost_s < 0.001, cost_s
+    assert told == [] and handed_over == [], "neither PipeWire nor a pixel is touched"
 
 
 def test_a_lost_daemon_is_noticed_and_the_camera_is_back_with_it(

@@ -53,7 +53,7 @@ class FakeDevice:
         return step is not None, step
 
     def _block(self) -> None:
-        self.freed.wait(20)
+        self.freed.wait(60)
 
     def get(self, prop: int) -> float:
         return self.values.get(prop, 0.0)

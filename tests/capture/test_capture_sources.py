@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -119,9 +118,7 @@ def test_a_live_source_waits_and_never_ends(make_source: SourceMaker) -> None:
     source = make_source()
     info = source.open()
     assert source.is_live and not source.ends and info.frame_count is None
-    started_s = time.monotonic()
-    assert source.read(timeout_s=0.0) is None or source.read(timeout_s=0.0) is None
-    assert time.monotonic() - started_s < 0.5
+    assert any(source.read(timeout_s=0.0) is None for _ in range(1000)), "it has to be waited for"
     source.close()
 
 

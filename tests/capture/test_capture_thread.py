@@ -22,6 +22,7 @@ from sdv2live.frames import Frame
 from sdv2live.queues import FrameRing
 
 RATE_FPS = 25
+JOIN_S = 30.0
 Step = Any  # a SourceFrame to give, None, an exception to raise, or a function to call first
 
 
@@ -69,7 +70,7 @@ def picture(media_time_s: float = 0.0, size_wh: tuple[int, int] = (8, 6)) -> Sou
     return SourceFrame(np.zeros((size_wh[1], size_wh[0], 3), np.uint8), media_time_s)
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, "it did not happen in time"
@@ -127,17 +128,36 @@ def test_a_little_late_is_caught_up(ring: FrameRing) -> None:
 
 
 def test_the_pattern_comes_in_real_time_and_in_order() -> None:
-    ring = FrameRing(span_s=10)
-    capture = CaptureThread(PatternSource((64, 48)), ring, MonotonicClock())
+    ring, clock = FrameRing(span_s=1000), MonotonicClock()
+    capture = CaptureThread(PatternSource((64, 48)), ring, clock)
+    started_s = clock.now_s()
     info = capture.start()
     assert (info.name, info.size_wh) == ("pattern", (64, 48))
     until(lambda: capture.status.frames_in >= 20)
     status = capture.status
     capture.stop()
-    numbers = [read_frame_number(frame.pixels) for frame in ring.peek()]
-    assert numbers == list(range(len(numbers)))
+    frames = ring.peek()
+    numbers = [read_frame_number(frame.pixels) for frame in frames]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
     assert status.state == "running" and status.size_wh == (64, 48)
-    assert 28 < status.fps < 32
+    # A busy machine may make it slower; nothing makes a frame come before its time.
+    times_s = [started_s, *(frame.captured_s for frame in frames), clock.now_s()]
+    assert times_s == sorted(times_s) and status.fps < 30.01
+    assert all(later - earlier > 1 / 30.01 for earlier, later in itertools.pairwise(times_s[1:-1]))
+
+
+def test_the_rate_is_that_of_the_frames_that_came_last(ring: FrameRing) -> None:
+    more = threading.Event()
+    slow, fast = [index / 5 for index in range(20)], [4 + index / RATE_FPS for index in range(40)]
+    steps: list[Step] = [picture(time_s) for time_s in (*slow, *fast)]
+    capture = CaptureThread(ScriptedSource([*steps, lambda: more.wait(JOIN_S) and picture(9.0)]), ring, FakeClock())
+    capture.start()
+    until(lambda: capture.status.frames_in == len(steps))
+    assert capture.status.fps == pytest.approx(RATE_FPS)
+    more.set()
+    until(lambda: capture.status.state == "ended")
+    assert capture.status.fps == 0
+    capture.stop()
 
 
 def test_a_file_is_held_until_it_is_to_play(ring: FrameRing) -> None:
@@ -194,7 +214,7 @@ def test_an_open_that_hangs_is_given_up(ring: FrameRing) -> None:
 
     class Hanging(ScriptedSource):
         def open(self) -> SourceInfo:
-            release.wait(10)
+            release.wait(JOIN_S)
             return super().open()
 
     source = Hanging()
@@ -206,7 +226,7 @@ def test_an_open_that_hangs_is_given_up(ring: FrameRing) -> None:
     assert source.closed == 1
 
 
-def test_none_stalls_and_stops_at_once(ring: FrameRing) -> None:
+def test_none_stalls_and_can_be_stopped(ring: FrameRing) -> None:
     clock = FakeClock()
     capture = CaptureThread(EmptySource(), ring, clock)
     capture.start()
@@ -214,9 +234,8 @@ def test_none_stalls_and_stops_at_once(ring: FrameRing) -> None:
     clock.advance(0.6)
     status = capture.status
     assert status.state == "stalled" and "gives no new frame" in status.reason and status.fps == 0
-    started_s = time.monotonic()
-    capture.stop()
-    assert time.monotonic() - started_s < 1.0
+    capture.stop(JOIN_S)
+    assert not capture._thread.is_alive()
 
 
 def test_a_camera_that_stalls_and_comes_back(ring: FrameRing) -> None:
@@ -225,7 +244,7 @@ def test_a_camera_that_stalls_and_comes_back(ring: FrameRing) -> None:
 
     def wait(event: threading.Event) -> Callable[[], SourceFrame]:
         def read() -> SourceFrame:
-            event.wait(10)
+            event.wait(JOIN_S)
             return picture()
 
         return read
@@ -252,7 +271,7 @@ def test_a_file_that_holds_a_picture_is_not_stalled(ring: FrameRing) -> None:
     class HeldClock(FakeClock):
         def wait_until(self, time_s: float, stop: threading.Event) -> bool:
             if time_s > 5:
-                held.wait(10)
+                held.wait(JOIN_S)
             return super().wait_until(time_s, stop)
 
     clock = HeldClock()
@@ -293,7 +312,7 @@ def test_a_live_source_that_fails_is_opened_again_for_ever(ring: FrameRing, capl
 
 def test_reopenings_are_counted(ring: FrameRing) -> None:
     more = threading.Event()
-    source = ScriptedSource([UserError("lost")], [picture(), lambda: more.wait(10) and picture()], is_live=True)
+    source = ScriptedSource([UserError("lost")], [picture(), lambda: more.wait(JOIN_S) and picture()], is_live=True)
     capture = CaptureThread(source, ring, FakeClock())
     capture.start()
     until(lambda: capture.status.frames_in == 1)
@@ -314,15 +333,14 @@ def test_a_file_that_fails_stays_failed(ring: FrameRing) -> None:
 
 def test_a_read_that_hangs_does_not_hold_up_the_end(ring: FrameRing, caplog: pytest.LogCaptureFixture) -> None:
     release = threading.Event()
-    source = ScriptedSource([picture(), lambda: release.wait(10) and picture(0.04)], is_live=True)
+    source = ScriptedSource([picture(), lambda: release.wait(JOIN_S) and picture(0.04)], is_live=True)
     capture = CaptureThread(source, ring, FakeClock())
     capture.start()
     until(lambda: capture.status.frames_in == 1)
-    started_s = time.monotonic()
     capture.stop(timeout_s=0.1)
-    assert time.monotonic() - started_s < 1.0
     assert "left behind" in caplog.text
     assert capture.status.state == "closed"
+    assert source.closed == 0, "the driver holds on still"
     # When the driver lets go at last, nothing more reaches the ring and the source is closed.
     release.set()
     until(lambda: source.closed == 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import sys
 import threading
 import time
@@ -52,7 +51,7 @@ def desk() -> Iterator[Callable[..., Desk]]:
         one.free()
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, "it did not happen in time"
@@ -229,23 +228,22 @@ def test_a_blocked_read_holds_up_neither_read_nor_close(desk: Callable[..., Desk
     webcam = desk(device).webcam()
     webcam.open()
     webcam.read(1.0)
-    started_s = time.monotonic()
     assert webcam.read(0.05) is None
     webcam.close()
     webcam.close()
-    assert time.monotonic() - started_s < 0.8
-    assert not device.released.is_set()
+    assert not device.released.is_set(), "the driver holds on still"
     device.freed.set()
-    assert device.released.wait(2), "the thread that was left behind lets go of the device"
+    assert device.released.wait(30), "the thread that was left behind lets go of the device"
 
 
-def test_capture_stops_in_time_with_a_driver_that_hangs(desk: Callable[..., Desk]) -> None:
-    capture = CaptureThread(desk(FakeDevice([bgr(0)])).webcam(), FrameRing(), FakeClock())
+def test_capture_ends_with_a_driver_that_hangs(desk: Callable[..., Desk]) -> None:
+    device = FakeDevice([bgr(0)])
+    capture = CaptureThread(desk(device).webcam(), FrameRing(), FakeClock())
     capture.start()
     until(lambda: capture.status.frames_in == 1)
-    started_s = time.monotonic()
-    capture.stop(timeout_s=1.5)
-    assert time.monotonic() - started_s < 1.2 and capture.status.state == "closed"
+    capture.stop(timeout_s=30)
+    assert not capture._thread.is_alive() and capture.status.state == "closed"
+    assert not device.released.is_set(), "the driver holds on still"
 
 
 def test_a_silent_camera_is_opened_again(desk: Callable[..., Desk]) -> None:
@@ -270,16 +268,19 @@ def test_a_driver_that_raises_is_a_sentence(desk: Callable[..., Desk]) -> None:
     webcam.close()
 
 
-def test_an_unplugged_camera_does_not_spin_and_is_a_sentence(desk: Callable[..., Desk]) -> None:
+def test_an_unplugged_camera_does_not_spin_and_is_a_sentence(
+    desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdv2live.capture.webcam.NO_PICTURE_PAUSE_S", 60.0)
     device = FakeDevice([bgr(0)])
     device._block = lambda: None  # type: ignore[method-assign]
     table = desk(device)
     webcam = table.webcam()
     webcam.open()
     webcam.read(1.0)
-    reads = device.reads
-    assert webcam.read(0.2) is None
-    assert device.reads - reads < 40
+    until(lambda: device.reads == 2)
+    assert webcam.read(0.05) is None
+    assert device.reads == 2, "it pauses after each read without a picture"
     table.plugged.clear()
     with pytest.raises(UserError, match="The camera HD Webcam was unplugged: plug it in again and it goes on"):
         webcam.read(0.05)
@@ -289,7 +290,7 @@ def test_an_unplugged_camera_does_not_spin_and_is_a_sentence(desk: Callable[...,
 def test_a_camera_that_comes_back_with_another_number_is_found(desk: Callable[..., Desk]) -> None:
     """The whole way: it plays, is unplugged, another camera takes its number, it comes back and plays on."""
     pulled = threading.Event()
-    table = desk(FakeDevice([bgr(0), lambda: cv2.error("unplugged") if pulled.wait(5) else None]), endless())
+    table = desk(FakeDevice([bgr(0), lambda: cv2.error("unplugged") if pulled.wait(30) else None]), endless())
     capture = CaptureThread(table.webcam(), FrameRing(), FakeClock())
     other = replace(CAMERA, id="usb-other-video-index0", name="Other")
     moved = replace(CAMERA, path="/dev/video4", index=4)
@@ -344,9 +345,9 @@ def test_no_camera_at_all(desk: Callable[..., Desk]) -> None:
 
 
 def test_a_device_that_is_refused_or_stays_dark(desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FIRST_LIMIT, 0.1)
     refused, dark = FakeDevice(is_open=False), FakeDevice()
-    for device, reason in ((refused, "its driver refused"), (dark, "it gives no picture")):
+    for device, reason, limit_s in ((refused, "its driver refused", 30.0), (dark, "it gives no picture", 0.1)):
+        monkeypatch.setattr(FIRST_LIMIT, limit_s)
         webcam = desk(device).webcam()
         with pytest.raises(UserError, match=rf"could not be opened \({reason}\): close other programs"):
             webcam.open()
@@ -354,14 +355,14 @@ def test_a_device_that_is_refused_or_stays_dark(desk: Callable[..., Desk], monke
 
 
 def test_a_constructor_that_raises_or_hangs(desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FIRST_LIMIT, 0.1)
     with pytest.raises(UserError, match=r"could not be opened \(StopIteration\)"):
         desk().webcam().open()
+    monkeypatch.setattr(FIRST_LIMIT, 0.1)
     release = threading.Event()
     late = FakeDevice([bgr(0)])
 
     def slow(_camera: object) -> FakeDevice:
-        release.wait(10)
+        release.wait(30)
         late.freed.set()
         return late
 
@@ -369,7 +370,7 @@ def test_a_constructor_that_raises_or_hangs(desk: Callable[..., Desk], monkeypat
     with pytest.raises(UserError, match="it gives no picture"):
         webcam.open()
     release.set()
-    assert late.released.wait(2), "opened too late, and let go of at once"
+    assert late.released.wait(30), "opened too late, and let go of at once"
 
 
 # ---- asking for a format ----
@@ -443,15 +444,17 @@ def test_a_node_that_opencv_cannot_open_is_one_sentence(tmp_path: Path, capfd: p
         Webcam(cameras=lambda: [nowhere]).open()
 
 
-def test_our_own_work_on_a_frame_is_small(desk: Callable[..., Desk], caplog: pytest.LogCaptureFixture) -> None:
-    """At most 2 ms a frame at 1280x720 for camera to virtual camera; the compare and the conversion are ours here."""
-    caplog.set_level(logging.INFO)
+def test_two_different_pictures_are_told_apart_by_a_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is done for each frame of a camera, nearly always with this answer: a full compare would take milliseconds."""
     rng = np.random.default_rng(5)
-    pictures = [rng.integers(0, 256, (720, 1280, 3), dtype=np.uint8) for _ in range(4)]
-    times = []
-    for number in range(40):
-        started_s = time.perf_counter()
-        assert not is_same(pictures[number % 4], pictures[(number + 1) % 4])
-        to_rgb(pictures[number % 4], "HD Webcam")
-        times.append(time.perf_counter() - started_s)
-    assert sorted(times)[len(times) // 4] < 0.002, f"{sorted(times)[20] * 1000:.2f} ms"
+    one, other = (rng.integers(0, 256, (720, 1280, 3), dtype=np.uint8) for _ in range(2))
+    looked_at: list[int] = []
+    whole = np.array_equal
+
+    def counted(left: Any, right: Any) -> bool:
+        looked_at.append(left.nbytes)
+        return whole(left, right)
+
+    monkeypatch.setattr(np, "array_equal", counted)
+    assert not is_same(one, other)
+    assert sum(looked_at) < one.nbytes / 30

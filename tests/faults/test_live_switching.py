@@ -82,9 +82,27 @@ def test_a_recording_begins_and_ends_while_it_runs(running: Running) -> None:
     app.registry.set("output.record", False, origin="test")
     until(lambda: app.status().recording is None, "its end")
     generated_more(app)
-    app.rack._later.submit(lambda: None).result(30)  # closed for good
+    until(lambda: not [one for one in threading.enumerate() if one.name.startswith("output file:")], "it is closed")
     with av.open(str(line.path)) as container:
         assert sum(1 for _ in container.decode(video=0)) >= 20
+
+
+def test_a_recording_whose_folder_cannot_be_made_begins_once_it_can(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridges.rack.AGAIN_S", 0.05)
+    app, _ = running
+    in_the_way = tmp_path / "full"
+    in_the_way.write_text("a file where a folder is to be")
+    app.registry.set("record.folder", str(in_the_way / "show"), origin="test")
+    app.registry.set("output.record", True, origin="test")
+    until(lambda: (line := app.status().recording) is not None and line.state == "failed", "the refusal")
+    assert any("set record.folder to another folder" in problem for problem in app.status().problems)
+    in_the_way.unlink()
+    until(lambda: (line := app.status().recording) is not None and line.written > 5, "a recording")
+    assert app.status().problems == () and len(list((in_the_way / "show").iterdir())) == 1
+    app.registry.set("output.record", False, origin="test")
+    until(lambda: app.status().recording is None, "its end")
 
 
 def test_a_camera_that_is_not_there_is_said_and_the_rest_goes_on(running: Running) -> None:
@@ -161,6 +179,15 @@ def test_panic_shows_neither_camera_nor_effect(running: Running) -> None:
     until(lambda: not np.array_equal(watcher.newest, card), "the effect again")
 
 
+def test_a_change_is_timed_until_its_picture_is_shown(running: Running) -> None:
+    app, _ = running
+    before = len(app.presenter.change_to_picture_ms.newest(1000))
+    app.registry.set("seed", 4321, origin="test")
+    until(lambda: len(app.presenter.change_to_picture_ms.newest(1000)) == before + 1, "a picture made with it")
+    middle = app.summary()["change_to_picture_ms"]["p50"]
+    assert middle is not None and middle > 0 and app.status().change_to_picture_ms == middle
+
+
 def test_a_mirror_and_a_turn_act_at_the_next_chunk(running: Running) -> None:
     app, _ = running
     for turns in ("90", "0"):
@@ -168,23 +195,34 @@ def test_a_mirror_and_a_turn_act_at_the_next_chunk(running: Running) -> None:
         generated_more(app)
 
 
-class Slow(PatternSource):
-    """A camera that takes its time to say that it is in use."""
+class Camera(PatternSource):
+    """A device that opens when it is let, and says so when another program has it."""
 
-    def __init__(self, opens: threading.Event) -> None:
+    is_live = True
+
+    def __init__(self, *, is_free: bool = True) -> None:
         super().__init__((64, 48))
-        self._opens = opens
+        self.is_free = is_free
+        self.is_opening, self.may_open, self.is_closed = threading.Event(), threading.Event(), threading.Event()
 
     def open(self) -> SourceInfo:
-        self._opens.wait(30)
-        raise UserError("The camera is in use by another program: close that one.")
+        self.is_opening.set()
+        assert self.may_open.wait(60)
+        if not self.is_free:
+            raise UserError("The camera is in use by another program: close that one.")
+        return super().open()
+
+    def close(self) -> None:
+        super().close()
+        self.is_closed.set()
 
 
 class Switching:
-    """A switch whose cameras are not there until they are said to be."""
+    """A switch whose cameras are not there until they are said to be, and open at once until they are held."""
 
     def __init__(self) -> None:
-        self.opens, self.is_there = threading.Event(), False
+        self.is_there = self.is_held = False
+        self.made: dict[str, list[Camera]] = {}
         self.refused: list[str] = []
         self.switch = SourceSwitch(
             self.make,
@@ -197,7 +235,34 @@ class Switching:
         )
 
     def make(self, spec: str) -> Source:
-        return Slow(self.opens) if spec == "camera" and not self.is_there else PatternSource((64, 48))
+        if not spec.startswith("camera"):
+            return PatternSource((64, 48))
+        camera = Camera(is_free=self.is_there)
+        if not self.is_held:
+            camera.may_open.set()
+        self.made.setdefault(spec, []).append(camera)
+        return camera
+
+    def held(self, spec: str) -> Camera:
+        """The camera, asked for, and now hanging in its driver."""
+        self.is_held = True
+        before = len(self.made.get(spec, ()))
+        self.switch.request(spec)
+        until(lambda: len(self.made.get(spec, ())) > before, "it is made")
+        camera = self.made[spec][-1]
+        assert camera.is_opening.wait(60)
+        self.is_held = False
+        return camera
+
+    def asked(self, spec: str | None) -> None:
+        """It is asked for, and the switch knows."""
+        self.switch.request(spec)
+        until(lambda: not self.switch._has_wish, "it is heard")
+
+    def release(self) -> None:
+        for cameras in self.made.values():
+            for camera in cameras:
+                camera.may_open.set()
 
     def plays(self, spec: str) -> bool:
         playing = self.switch.playing
@@ -207,27 +272,82 @@ class Switching:
 @pytest.fixture
 def switching(monkeypatch: pytest.MonkeyPatch) -> Iterator[Switching]:
     monkeypatch.setattr(source_switch, "AGAIN_S", 0.05)
+    before = set(threading.enumerate())
     switching = Switching()
     switching.switch.start()
     yield switching
-    switching.opens.set()
+    switching.release()
     switching.switch.stop()
+    until(lambda: not [one for one in threading.enumerate() if one.name == "capture" and one not in before], "the end")
 
 
-def test_what_is_wanted_by_now_wins_over_what_failed_late(switching: Switching) -> None:
-    for wish in ("pattern", None):
-        switching.opens.clear()
-        switching.switch.request("camera")
-        until(lambda: not switching.switch._has_wish, "the camera is being opened")
-        switching.switch.request(wish)
-        switching.opens.set()
-        until(lambda w=wish: switching.plays("pattern") if w else switching.switch.playing is None, "the newer wish")
-        time.sleep(0.2)  # nothing else comes
-        assert switching.plays("pattern") if wish else switching.switch.playing is None
+@pytest.mark.parametrize("is_there", [True, False], ids=["opened late", "refused late"])
+@pytest.mark.parametrize("wish", ["pattern", None])
+def test_a_source_that_opens_slowly_holds_up_no_other(switching: Switching, wish: str | None, is_there: bool) -> None:
+    switching.asked("clip")
+    until(lambda: switching.plays("clip"), "the clip")
+    switching.is_there = is_there
+    slow = switching.held("camera")
+    switching.switch.request(wish)
+    until(lambda: switching.plays("pattern") if wish else switching.switch.playing is None, "the newer wish")
+    assert not slow.is_closed.is_set(), "the driver has not answered yet"
+    playing = switching.switch.playing
+    slow.may_open.set()
+    assert slow.is_closed.wait(60), "what comes late is let go of"
+    switching.asked(wish)  # by now the switch has heard of it
+    until(lambda: switching.plays("pattern") if wish else switching.switch.playing is None, "as before")
+    assert switching.refused == [] and len(switching.made["camera"]) == 1
+    assert playing is None or playing.info.name == "pattern"
+
+
+def test_one_device_is_never_opened_twice_at_a_time(switching: Switching) -> None:
+    switching.is_there = True
+    slow = switching.held("camera:a")
+    switching.asked("camera:a")
+    assert len(switching.made["camera:a"]) == 1, "it is on its way already"
+    switching.asked("camera:b")
+    until(lambda: switching.plays("camera:b"), "the other one")
+    switching.asked("camera:a")
+    switching.asked("camera:a")
+    assert len(switching.made["camera:a"]) == 1, "the first one has it still"
+    assert switching.plays("camera:b"), "which goes on meanwhile"
+    slow.may_open.set()
+    until(lambda: switching.plays("camera:a"), "it is let go of, and opened anew")
+    assert slow.is_closed.is_set() and len(switching.made["camera:a"]) == 2
+    assert switching.made["camera:b"][0].is_closed.is_set() and switching.refused == []
+
+
+def test_a_driver_that_never_answers_is_refused_and_left_to_itself(
+    switching: Switching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    switching.is_there = True
+    switching.asked("pattern")
+    until(lambda: switching.plays("pattern"), "the pattern")
+    monkeypatch.setattr(source_switch, "OPEN_TIMEOUT_S", 0.05)
+    slow = switching.held("camera")
+    until(lambda: switching.refused == ["camera"], "the refusal")
+    assert switching.plays("pattern") and not slow.is_closed.is_set()
+    switching.asked("camera")
+    until(lambda: switching.refused == ["camera", "camera"], "it has the device still")
+    assert len(switching.made["camera"]) == 1
+    monkeypatch.undo()
+    slow.may_open.set()
+    assert slow.is_closed.wait(60)
+    switching.asked("camera")
+    until(lambda: switching.plays("camera"), "it can be chosen again")
+
+
+def test_the_end_leaves_nothing_open_but_what_hangs(switching: Switching, caplog: pytest.LogCaptureFixture) -> None:
+    switching.is_there = True
+    abandoned, opening = switching.held("camera:a"), switching.held("camera:b")
+    switching.switch.stop()
+    assert caplog.text.count("left behind") == 2 and switching.switch.playing is None
+    for camera in (abandoned, opening):
+        camera.may_open.set()
+        assert camera.is_closed.wait(60)
 
 
 def test_a_camera_that_comes_later_takes_over_from_the_clip(switching: Switching) -> None:
-    switching.opens.set()
     switching.switch.request("camera")
     until(lambda: switching.plays("clip") and switching.switch.is_on_fallback, "the clip meanwhile")
     time.sleep(0.2)

@@ -36,6 +36,7 @@ STATUS = LiveStatus(
     new_fps=16.0,
     engine_fps=33.0,
     age_ms=390.0,
+    change_to_picture_ms=430.0,
     dropped=0,
     lagged=0,
     repeated=0,
@@ -56,6 +57,14 @@ class Choice:
 
 
 @dataclass
+class Camera:
+    spec: str
+    label: str
+    state: str = "Ready."
+    is_missing: bool = False
+
+
+@dataclass
 class StillLive:
     """What a window asks of the app, answered from memory."""
 
@@ -63,6 +72,7 @@ class StillLive:
     preview: LatestSlot[Shown] = field(default_factory=LatestSlot)
     now: LiveStatus = STATUS
     choices: tuple[Choice, ...] = (Choice("clip", "Sample clip"), Choice("pattern", "Test pattern"))
+    cameras: tuple[Camera, ...] = (Camera("pipewire", "pipewire"), Camera("v4l2", "v4l2", "It is not there.", True))
     is_finished: bool = False
 
     def status(self) -> LiveStatus:
@@ -70,6 +80,9 @@ class StillLive:
 
     def list_sources(self) -> tuple[Choice, ...]:
         return self.choices
+
+    def list_virtual_cameras(self) -> tuple[Camera, ...]:
+        return self.cameras
 
     def is_over(self) -> bool:
         return self.is_finished
@@ -116,7 +129,7 @@ def settle(application: QApplication) -> None:
         application.sendPostedEvents(None, 0)
 
 
-def wait_for(application: QApplication, condition: Callable[[], bool], what: str, patience_ms: int = 20_000) -> None:
+def wait_for(application: QApplication, condition: Callable[[], bool], what: str, patience_ms: int = 60_000) -> None:
     deadline = QDeadlineTimer(patience_ms)
     while not condition():
         assert not deadline.hasExpired(), f"not within {patience_ms} ms: {what}"

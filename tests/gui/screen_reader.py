@@ -1,6 +1,6 @@
 """A program with a window's loop that reads one screen on a thread, as the app does, and prints what it saw as JSON.
 
-Arguments: for how many seconds it reads, and for how many of them its GUI thread is blocked.
+Arguments: for how many seconds it reads, and for how many of its frames its GUI thread is blocked.
 """
 
 from __future__ import annotations
@@ -17,24 +17,26 @@ from gui.screen_capture import QtScreenSource, ScreenDesk
 from sdv2live.errors import UserError
 from sdv2live.paths import assets_dir
 
+PATIENCE_S = 30.0
 
-def main(seconds: float, blocked_s: float) -> None:
+
+def main(seconds: float, blocked_frames: int) -> None:
     application = make_application(assets_dir())
     desk = ScreenDesk(application)
     source = QtScreenSource(desk)
     seen: dict[str, object] = {"problem": "", "frames": 0, "while_blocked": 0, "sizes": [], "again": ""}
-    opened, blocked = threading.Event(), threading.Event()
+    opened, blocked, enough = threading.Event(), threading.Event(), threading.Event()
+    if not blocked_frames:
+        enough.set()
 
     def read() -> None:
-        started_s = time.monotonic()
         try:
             info = source.open()
-            seen["open_s"] = time.monotonic() - started_s
             seen["size"] = info.size_wh
             opened.set()
             frames = while_blocked = 0
-            end_s = time.monotonic() + seconds
-            while time.monotonic() < end_s:
+            opened_s = time.monotonic()
+            while time.monotonic() - opened_s < (seconds if enough.is_set() else PATIENCE_S):
                 frame = source.read(0.5)
                 if frame is None:
                     continue
@@ -42,10 +44,13 @@ def main(seconds: float, blocked_s: float) -> None:
                 while_blocked += blocked.is_set()
                 height, width, _ = frame.pixels.shape
                 seen.update(frames=frames, while_blocked=while_blocked, last_size=(width, height))
+                seen["span_s"] = time.monotonic() - opened_s
+                if while_blocked >= blocked_frames:
+                    enough.set()
                 seen["corners"] = [frame.pixels[y, x].tolist() for y in (10, height - 10) for x in (10, width - 10)]
                 assert frame.pixels.flags.c_contiguous and frame.pixels.flags.owndata
         except UserError as error:
-            seen["problem"], seen["problem_s"] = str(error), time.monotonic() - started_s
+            seen["problem"] = str(error)
         source.close()
         if seen["problem"] and opened.is_set():
             try:
@@ -56,13 +61,10 @@ def main(seconds: float, blocked_s: float) -> None:
     reader = threading.Thread(target=read, name="capture")
 
     def beat() -> None:
-        if opened.is_set() and blocked_s and not blocked.is_set():
+        if opened.is_set() and not enough.is_set():
             blocked.set()
-            time.sleep(blocked_s)
+            enough.wait(PATIENCE_S)
             blocked.clear()
-            timer.stop()
-            timer.start(20)
-            opened.clear()
         if not reader.is_alive():
             application.quit()
 
@@ -77,4 +79,4 @@ def main(seconds: float, blocked_s: float) -> None:
     print(json.dumps(seen))
 
 
-main(float(sys.argv[1]), float(sys.argv[2]))
+main(float(sys.argv[1]), int(sys.argv[2]))

@@ -5,13 +5,24 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PySide6.QtCore import QPoint, QPointF, Qt
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QApplication, QCheckBox, QComboBox, QInputDialog, QLineEdit, QSlider, QSpinBox
+from PySide6.QtWidgets import (
+    QApplication,
+    QCheckBox,
+    QComboBox,
+    QInputDialog,
+    QLineEdit,
+    QPushButton,
+    QSlider,
+    QSpinBox,
+)
 
+from gui import looks as looks_room
 from gui.control_panel import PLACED, grouped
 from gui.controls import control_for, label_of
 from gui.live import Background, Knobs
@@ -20,10 +31,11 @@ from gui.noise_trace import NoiseTrace
 from gui.preview import Preview, View
 from sdv2live.frames import Shown
 from sdv2live.parameters import TABLE, Kind
-from sdv2live.presets import list_presets
+from sdv2live.presets import Look, apply_preset, list_presets
 from sdv2live.queues import LatestSlot
+from sdv2live.registry import Registry
 from sdv2live.status import OutputLine
-from tests.gui.conftest import Choice, StillLive, settle, wait_for
+from tests.gui.conftest import Camera, Choice, StillLive, settle, wait_for
 
 KEYS = Qt.Key
 
@@ -174,17 +186,18 @@ def test_looks_are_used_saved_deleted_and_brought_back(
     looks = window.panel.looks
     wait_for(application, lambda: len(looks.names) >= 8, "the shipped looks")
     QTest.keyClick(window, KEYS.Key_4, Qt.KeyboardModifier.ControlModifier)
-    settle(application)
+    wait_for(application, lambda: live.registry.is_user_set("prompt.text"), "the fourth look")
     used = live.registry.get("prompt.text")
     live.registry.set("prompt.text", "my own words", origin="gui")
     looks.save("Mine")
+    live.registry.set("prompt.text", "words that came later", origin="gui")
     wait_for(application, lambda: "Mine" in looks.names, "the new look")
     mine = next(preset for preset in list_presets() if preset.name == "Mine")
     assert mine.is_own
     looks.apply("thermal")
-    assert live.registry.get("prompt.text") not in ("my own words",)
+    wait_for(application, lambda: live.registry.get("prompt.text") != "words that came later", "another look")
     looks.apply("Mine")
-    assert live.registry.get("prompt.text") == "my own words" != used
+    wait_for(application, lambda: live.registry.get("prompt.text") == "my own words" != used, "the saved moment")
     item = next(looks._list.item(row) for row in range(looks._list.count()) if looks._list.item(row).text() == "Mine")
     looks._delete(item)
     wait_for(application, lambda: "Mine" not in looks.names, "gone")
@@ -192,10 +205,49 @@ def test_looks_are_used_saved_deleted_and_brought_back(
     looks._undo.click()
     wait_for(application, lambda: "Mine" in looks.names, "back")
     looks.save("../outside")
-    assert "name" in window.notice.text
+    wait_for(application, lambda: "name" in window.notice.text, "the refusal")
+    failures: list[str] = []
+    looks.failed.connect(failures.append)
+    looks.apply("no such look")
+    wait_for(application, lambda: failures != [], "the refusal")
+    assert failures[0].startswith("there is no preset 'no such look': choose one of ")
 
 
-def test_undo_takes_back_a_whole_move_and_a_whole_look(window: MainWindow, live: StillLive) -> None:
+def test_a_slow_disk_holds_up_no_window_and_changes_no_order(
+    window: MainWindow, live: StillLive, application: QApplication, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+    asked: list[str] = []
+    threads: set[int] = set()
+    read = looks_room.read_look
+
+    def slowly(registry: Registry, path: Path) -> Look:
+        asked.append(path.stem)
+        threads.add(threading.get_ident())
+        assert answers.wait(60)
+        return read(registry, path)
+
+    monkeypatch.setattr(looks_room, "read_look", slowly)
+    looks = window.panel.looks
+    seen: list[str] = []
+    looks.said.connect(seen.append)
+    for name in ("thermal", "ink", "thermal", "neon"):
+        looks.apply(name)
+    looks.save("Order")
+    wait_for(application, lambda: asked == ["thermal"], "the first one is being read")
+    assert seen == [] and not live.registry.is_user_set("prompt.text"), "and the window is here"
+    answers.set()
+    wait_for(application, lambda: len(seen) == 5, "all of them")
+    assert seen == ["look: thermal", "look: ink", "look: thermal", "look: neon", "look saved: Order"]
+    wanted = Registry()
+    apply_preset(wanted, "neon")
+    assert live.registry.get("prompt.text") == wanted.get("prompt.text")
+    assert threading.get_ident() not in threads
+
+
+def test_undo_takes_back_a_whole_move_and_a_whole_look(
+    window: MainWindow, live: StillLive, application: QApplication
+) -> None:
     before = live.registry.get("output.wet")
     for value in (0.9, 0.7, 0.5):
         window.knobs.set("output.wet", value)
@@ -209,6 +261,7 @@ def test_undo_takes_back_a_whole_move_and_a_whole_look(window: MainWindow, live:
     assert live.registry.get("output.wet") == 0.5
     wanted = dict(live.registry.snapshot().values)
     window.panel.looks.apply("thermal")
+    wait_for(application, lambda: dict(live.registry.snapshot().values) != wanted, "the look")
     window.undo.undo()
     assert dict(live.registry.snapshot().values) == wanted
 
@@ -436,6 +489,66 @@ def test_the_keys_that_save_a_show_work_in_a_dialog(
     QTest.keyClick(dialog, KEYS.Key_F8)
     assert live.registry.get("output.panic") is True and dialog.isVisible()
     dialog.close()
+
+
+@pytest.fixture
+def camera_box(window: MainWindow, application: QApplication) -> QComboBox:
+    window.panel.folds["outputs"].setChecked(True)
+    box = window.panel.camera._box
+    wait_for(application, lambda: box.count() == 3, "the virtual cameras")
+    return box
+
+
+def test_a_virtual_camera_is_picked_by_hand_by_osc_and_by_its_spelling(
+    window: MainWindow,
+    live: StillLive,
+    application: QApplication,
+    camera_box: QComboBox,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    box, other = camera_box, window.panel.camera.findChild(QPushButton)
+    assert box.currentText().startswith("Automatic") and live.registry.get("camera.device") == ""
+    box.setFocus()
+    QTest.keyClick(box, KEYS.Key_Down)
+    assert live.registry.get("camera.device") == "pipewire"
+    QTest.keyClick(box, KEYS.Key_Down)
+    assert live.registry.get("camera.device") == "pipewire", "what is missing cannot be chosen"
+    live.registry.set("camera.device", "/dev/video7", origin="osc")
+    settle(application)
+    assert box.currentText() == "/dev/video7", "also what is not in the list"
+    monkeypatch.setattr(QInputDialog, "getText", lambda *words, **more: (" /dev/video42 ", True))
+    other.click()
+    settle(application)
+    assert live.registry.get("camera.device") == box.currentText() == "/dev/video42"
+    monkeypatch.setattr(QInputDialog, "getText", lambda *words, **more: ("", False))
+    other.click()
+    settle(application)
+    assert live.registry.get("camera.device") == box.currentText() == "/dev/video42"
+    QTest.keyClick(box, KEYS.Key_Home)
+    settle(application)
+    assert live.registry.get("camera.device") == "" and box.count() == 3
+
+
+def test_the_list_of_virtual_cameras_is_of_now_and_says_what_is_missing(
+    window: MainWindow, live: StillLive, application: QApplication, camera_box: QComboBox
+) -> None:
+    box = camera_box
+    camera_box.showPopup()
+    QTest.keyClick(box.view(), KEYS.Key_Down)
+    live.cameras = (Camera("/dev/video9", "Stage"), *live.cameras)
+    window.panel.camera.reload()
+    wait_for(application, lambda: box.count() == 4, "the new one")
+    assert box.view().currentIndex().row() == 1, "nothing moves under the hand"
+    missing = box.model().index(2, 0)
+    assert missing.data(Qt.ItemDataRole.ToolTipRole) == "It is not there."
+    assert not missing.flags() & Qt.ItemFlag.ItemIsEnabled
+    box.hidePopup()
+    live.change(camera=OutputLine("camera", "failed", "A virtual camera (v4l2) does not exist.", 0, 0, None))
+    window.beat()
+    assert window.panel.camera._state.text() == "A virtual camera (v4l2) does not exist."
+    live.change(camera=OutputLine("camera", "running", "", 9, 0, None))
+    window.beat()
+    assert window.panel.camera._state.text() == "running"
 
 
 def test_a_list_that_is_open_does_not_move_under_the_hand(

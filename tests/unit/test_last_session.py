@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sdv2live import last_session, strict_files
+from sdv2live import cli, last_session, strict_files, window
 from sdv2live.errors import UserError
 from sdv2live.last_session import (
     MAX_PROMPTS,
@@ -25,6 +25,7 @@ from sdv2live.last_session import (
     values_kept,
 )
 from sdv2live.parameters import TABLE
+from sdv2live.presets import apply_preset
 from sdv2live.registry import Registry
 from sdv2live.settings import engine_spec
 
@@ -144,7 +145,8 @@ def test_another_engine_keeps_what_it_brings(folder: Path) -> None:
 
 
 def test_the_engine_is_back_before_what_depends_on_it(folder: Path) -> None:
-    registry = started(engine_name="wan-1.3b")
+    registry = changed(engine_name="wan-1.3b")
+    engine_spec(registry)
     registry.set("steps.count", 3, origin="gui")
     save_session(registry)
     later = Registry()
@@ -159,6 +161,70 @@ def test_an_engine_that_cannot_be_is_left_out(folder: Path, caplog: pytest.LogCa
     later = restored(started(engine_window_frames=3))
     assert later.get("engine.window_frames") == 3 and later.get("engine.sink_frames") is None
     assert later.get("seed") == 4 and "engine is not taken again" in caplog.text
+
+
+# ---- and holds for its own start ----
+
+
+@pytest.mark.parametrize(
+    ("then", "flags", "by_hand", "kept"),
+    [
+        ({}, {"seed": 7, "osc_port": 9007, "source_name": "pattern"}, {}, {}),
+        ({"seed": 4}, {"seed": 7}, {}, {"seed": 4}),
+        ({"seed": 4}, {"seed": 7}, {"seed": 8}, {"seed": 8}),
+        ({"seed": 4}, {"seed": 7}, {"seed": 7}, {"seed": 7}),
+        ({"seed": 4}, {"seed": 7}, {"output.wet": 0.5}, {"seed": 4, "output.wet": 0.5}),
+        ({"prompt_mix": [["night", 1]]}, {"prompt_text": "oil"}, {}, {"prompt.mix": (("night", 1.0),)}),
+        ({"prompt_mix": [["night", 1]]}, {"prompt_text": "oil"}, {"prompt.text": "ink"}, {"prompt.text": "ink"}),
+        ({}, {"steps_count": 2}, {}, {}),
+        ({"steps_list": [500]}, {"steps_count": 2}, {}, {"steps.list": (500,)}),
+        ({}, {"noise_max": 0.1}, {}, {}),
+        ({"noise_min": 0.9, "noise_max": 0.9}, {"noise_max": 0.4}, {}, {"noise.max": 0.9, "noise.min": 0.9}),
+        ({"noise_max": 0.3}, {"engine_name": "wan-1.3b"}, {}, {"noise.max": 0.3, "noise.min": 0.3}),
+        ({"noise_max": 0.3}, {"engine_name": "wan-1.3b"}, {"noise.max": 0.9}, {"noise.max": 0.3, "noise.min": 0.3}),
+        ({"seed": 4}, {"engine_name": "wan-1.3b"}, {"engine.name": "wan-14b"}, {"seed": 4, "engine.name": "wan-14b"}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("origin", ["gui", "osc", "preset"])
+def test_a_flag_is_not_kept_for_the_next_start(
+    folder: Path,
+    then: dict[str, Any],
+    flags: dict[str, Any],
+    by_hand: dict[str, Any],
+    kept: dict[str, Any],
+    origin: str,
+) -> None:
+    save_session(changed(**then))
+    last = load_session()
+    registry = restored(started(**flags), last)
+    for name, value in by_hand.items():
+        assert registry.set(name, value, origin=origin).status == "accepted"
+    engine_spec(registry)
+    save_session(registry, last=last)
+    found = load_session()
+    assert dict(found.values) == kept and found.engine == kept.get("engine.name", "pocket")
+    # And over any number of starts with the same flags.
+    again = restored(started(**flags), found)
+    save_session(again, last=found)
+    assert dict(load_session().values) == kept
+
+
+def test_what_is_put_back_by_hand_is_not_brought_back(folder: Path) -> None:
+    save_session(changed(seed=4))
+    last = load_session()
+    registry = restored(started(seed=7), last)
+    registry.reset(["seed"], origin="gui")
+    assert values_kept(registry, last) == {}
+
+
+def test_the_flags_of_the_real_command_line_are_not_kept(folder: Path) -> None:
+    options = cli._parser().parse_args(["live", "--preset", "night", "--seed", "7", "--output", "camera:obs"])
+    registry, given = cli._registry(options, LastSession())
+    assert window._outputs(options, registry) == [] and "seed" in given
+    assert registry.get("output.camera") is True and registry.get("camera.device") == "obs"
+    assert values_kept(registry) == {}
+    apply_preset(registry, "night", origin="preset")  # chosen in the window, too
+    assert "prompt.text" in values_kept(registry)
 
 
 # ---- a file that is not as it should be ----

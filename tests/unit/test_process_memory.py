@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -48,6 +49,14 @@ def test_several_are_added(start: Callable[[str], int]) -> None:
     one, two = (memory_bytes([pid]) for pid in pids)
     assert one and two and memory_bytes(pids) == one + two
     assert memory_bytes([]) == 0
+
+
+def test_a_process_that_has_ended_and_is_not_waited_for_is_unknown() -> None:
+    """As an engine is for a moment while it is started anew."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert memory_bytes([os.getpid(), child.pid]) is None and peak_memory_bytes([child.pid]) is None
+    child.wait()
 
 
 def test_a_process_that_is_gone_is_unknown() -> None:
