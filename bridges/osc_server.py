@@ -17,15 +17,28 @@ import logging
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 
 from bridges.osc_guard import Argument, Message, OscError, decode, encode, may_answer, printable
-from bridges.osc_words import ERROR, PING, PONG, PRESET, STATE, Addresses, Wish, arguments_of, is_question, is_value
+from bridges.osc_words import (
+    ERROR,
+    PING,
+    PONG,
+    PRESET,
+    RANKS,
+    STATE,
+    Addresses,
+    Wish,
+    arguments_of,
+    is_question,
+    is_value,
+)
 from sdv2live.clock import Clock
 from sdv2live.errors import UserError, one_line
 from sdv2live.parameters import Kind
 from sdv2live.registry import Registry
+from sdv2live.status import RankLine
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +80,9 @@ def _no_presets(name: str) -> None:
 class OscServer:
     """Listens on 127.0.0.1 and sets, with origin `osc`, what it is told to. Port 0 takes any free one (for tests).
 
-    state() names the app's state for queries. apply_preset(name) raises UserError where it cannot. Both are called on
-    the thread `osc`. allow: further host addresses that may get replies; loopback always may.
+    state() names the app's state for queries, ranks() says how each of several devices does. apply_preset(name) raises
+    UserError where it cannot. All are called on the thread `osc`. allow: further host addresses that may get replies;
+    loopback always may.
     """
 
     def __init__(
@@ -78,12 +92,13 @@ class OscServer:
         port: int,
         clock: Clock,
         state: Callable[[], str] = lambda: "running",
+        ranks: Callable[[], Sequence[RankLine]] = lambda: (),
         apply_preset: Callable[[str], None] = _no_presets,
         allow: Iterable[str] = (),
     ) -> None:
         self._registry = registry
         self._clock = clock
-        self._state = state
+        self._state, self._ranks = state, ranks
         self._apply_preset = apply_preset
         self._allow = frozenset(allow)
         self._port = port
@@ -268,6 +283,11 @@ class OscServer:
             if not is_question(arguments):
                 raise OscError("state", "the state can be asked for, not set", address)
             self._reply(sender, STATE, [printable(self._state())])
+        elif address == RANKS:
+            if not is_question(arguments):
+                raise OscError("state", "how the ranks do can be asked for, not set", address)
+            for rank in self._ranks():
+                self._reply(sender, RANKS, list(astuple(rank)))
         elif address == PRESET:
             self._take_preset(arguments)
         elif address in (PONG, ERROR):

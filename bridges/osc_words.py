@@ -26,6 +26,7 @@ from sdv2live.parameters import OSC_ROOT, InvalidValue, Kind, Parameter, Value, 
 
 PING, PONG = f"{OSC_ROOT}/ping", f"{OSC_ROOT}/pong"
 STATE, PRESET, ERROR = f"{OSC_ROOT}/state", f"{OSC_ROOT}/preset", f"{OSC_ROOT}/error"
+RANKS = f"{OSC_ROOT}/ranks"
 SEARCHED_CHARS = 100  # the search for the nearest address takes longer than its text is long
 
 
@@ -80,7 +81,7 @@ class Addresses:
         if address in self._fixed:
             row = self._fixed[address]
             return "start", f"{row.name} is fixed at the start: it is set by {row.cli_flag}"
-        close = difflib.get_close_matches(address, [*self._rows, PING, STATE, PRESET], n=1)
+        close = difflib.get_close_matches(address, [*self._rows, PING, STATE, RANKS, PRESET], n=1)
         return "unknown", "there is no such address" + (f" (did you mean {close[0]}?)" if close else "")
 
 
@@ -90,7 +91,7 @@ def is_question(arguments: tuple[Argument, ...]) -> bool:
 
 def is_value(message: Message) -> bool:
     """Whether it means to set a row; whether the row exists is another question."""
-    return message.address not in (PING, PONG, STATE, PRESET, ERROR) and not is_question(message.arguments)
+    return message.address not in (PING, PONG, STATE, RANKS, PRESET, ERROR) and not is_question(message.arguments)
 
 
 def arguments_of(row: Parameter, value: Value) -> list[Argument]:

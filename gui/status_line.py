@@ -5,9 +5,12 @@ from __future__ import annotations
 from PySide6.QtWidgets import QLabel, QStatusBar
 
 from gui import theme
-from sdv2live.status import LiveStatus
+from sdv2live.status import LiveStatus, RankLine
 
 COLOURS = {"running": theme.GOOD, "loading": theme.WARN, "restarting": theme.WARN, "failed": theme.BAD}
+
+
+ENGINE_TIP = "State of the engine, and where it runs"
 
 
 class StatusLine(QStatusBar):
@@ -18,7 +21,7 @@ class StatusLine(QStatusBar):
         self.setSizeGripEnabled(False)
         self._labels = {name: QLabel() for name in ("engine", "fps", "age", "drops", "memory", "osc")}
         tips = {
-            "engine": "State of the engine, and where it runs",
+            "engine": ENGINE_TIP,
             "fps": "New pictures a second",
             "age": "From the camera to the picture; in OBS, give the sound this delay",
             "drops": "Frames of the source not used, late pictures, pictures an output missed, engine restarts",
@@ -43,6 +46,10 @@ class StatusLine(QStatusBar):
             "memory": f"{status.memory_bytes / 2**20:.0f} MB" if status.memory_bytes else "",
             "osc": f"OSC {status.osc_port}" if status.osc_port else "OSC off",
         }
+        if status.ranks:
+            loads = ", ".join(f"{rank.device} {rank.busy:.0%}" for rank in status.ranks)
+            texts["engine"] += f" ({len(status.ranks)} ranks: {loads})"
+        self._labels["engine"].setToolTip("\n".join((ENGINE_TIP, *map(_rank_words, status.ranks))))
         for name, text in texts.items():
             self._labels[name].setText(text)
         self._labels["engine"].setStyleSheet(f"color: {COLOURS.get(status.engine_state, theme.QUIET)}")
@@ -50,3 +57,10 @@ class StatusLine(QStatusBar):
     def say(self, words: str) -> None:
         """A word in passing."""
         self.showMessage(words, 4000)
+
+
+def _rank_words(rank: RankLine) -> str:
+    works = (("encode", rank.encode_ms), ("blocks", rank.blocks_ms), ("decode", rank.decode_ms))
+    times = ", ".join(f"{work} {taken_ms:.1f} ms" for work, taken_ms in works if taken_ms)
+    blocks = f"blocks {rank.first_block + 1} to {rank.end_block}" if rank.end_block > rank.first_block else "no blocks"
+    return f"rank {rank.rank} on {rank.device}: {blocks}, busy {rank.busy:.0%} of the time ({times})"

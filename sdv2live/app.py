@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -46,7 +46,7 @@ from sdv2live.registry import Change, Registry
 from sdv2live.session import Session
 from sdv2live.settings import engine_spec, settings_of
 from sdv2live.source_switch import Playing, SourceSwitch
-from sdv2live.status import LiveStatus, OutputLine, SourceLine
+from sdv2live.status import LiveStatus, OutputLine, SourceLine, rank_lines
 from sdv2live.supervisor import RestartPolicy, State, Supervisor
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ STATUS_PERIOD_S = 1.0
 DRAIN_LIMIT_S = 30.0
 NO_PICTURE_GRACE_S = 20.0
 REFUSAL_SAID_S = 20.0
+RANKS_FAILURES = 2  # ends without a picture between them, after which several ranks become one
 ORIGIN = "app"
 
 
@@ -174,6 +175,7 @@ class LiveApp:
                 port=port,
                 clock=self.clock,
                 state=lambda: str(self.supervisor.state),
+                ranks=lambda: rank_lines(self.supervisor.reports),
                 apply_preset=lambda name: apply_preset(self.registry, name, origin="osc"),
             )
             self.osc.start(fall_back=not self.options.osc_port_is_asked)
@@ -277,8 +279,17 @@ class LiveApp:
 
     def _start_engine(self, first_epoch: int) -> EngineClient:
         texts = [text for text, weight in settings_of(self.registry.snapshot()).mix if weight > 0]
+        spec = self.spec
+        if spec.ranks > 1 and self.supervisor.failures_in_row >= RANKS_FAILURES:
+            spec = replace(spec, gpus=1, world=0)
+            self._source_problem = (
+                f"{self.spec.ranks} ranks could not go on ({self.supervisor.reason}): the engine is started on one "
+                "device; engine.restart tries all of them again."
+            )
+            self._source_problem_s = self.clock.now_s()
+            log.error("%s", self._source_problem)
         return EngineClient(
-            self.spec,
+            spec,
             assets_dir(),
             self.clock,
             first_epoch=first_epoch,
@@ -405,6 +416,7 @@ class LiveApp:
             "bad_chunks": self.supervisor.bad_chunks,
             "engine": self.spec.name,
             "device": self.supervisor.device,
+            "ranks": self.supervisor.reports,
             "size": list(self.spec.size_wh),
             "outputs": [
                 {"name": s.name, "state": s.state, "written": s.written, "skipped": s.skipped} for s in statuses
@@ -458,6 +470,7 @@ class LiveApp:
             motion=session.motion,
             memory_bytes=memory_bytes([os.getpid(), *supervisor.engine_pids]),
             osc_port=self.osc.port if self.osc is not None else None,
+            ranks=rank_lines(supervisor.reports),
             problems=tuple(dict.fromkeys(problem for problem in problems if problem)),
         )
 

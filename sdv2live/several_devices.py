@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from sdv2live.engine.balance import RankCosts, best_plan, estimate, reference_split, simulate
-from sdv2live.engine.stages import StageMap
+from sdv2live.engine.stages import StageMap, even_split
 from sdv2live.engine.work_counts import DITS, Card, costs_on, work_of
 from sdv2live.generated import write_section
 from sdv2live.paths import assets_dir
@@ -75,15 +75,9 @@ def delay_of(plan: StageMap, costs: Sequence[RankCosts], *, steps: int) -> float
     return median(at_s - number * arrival_s for number, at_s in list(enumerate(times))[_CHUNKS // 2 :])
 
 
-def even_plan(ranks: int, blocks: int) -> StageMap:
-    """As the reference starts: the same number of blocks each, what is left over to the first, decoded on the last."""
-    share, over = divmod(blocks, ranks)
-    return StageMap(tuple(share + (rank < over) for rank in range(ranks)), ranks - 1)
-
-
 def reference_plan(costs: Sequence[RankCosts], blocks: int) -> StageMap:
     """What the reference's rule makes of the even plan once it has measured it."""
-    start = even_plan(len(costs), blocks)
+    start = even_split(blocks, len(costs))
     dit = [count * each.block_s for count, each in zip(start.counts, costs, strict=True)]
     total = list(dit)
     total[0] += costs[0].encode_s
@@ -154,7 +148,7 @@ def _row(case: Case) -> str:
     costs, blocks = case.costs(), DITS[case.engine].blocks
     plan = best_plan(costs, blocks)
     period_s = estimate(plan, costs, case.steps)[0]
-    others = [estimate(each, costs, 1)[0] for each in (even_plan(len(costs), blocks), reference_plan(costs, blocks))]
+    others = [estimate(each, costs, 1)[0] for each in (even_split(blocks, len(costs)), reference_plan(costs, blocks))]
     cells = (
         _names(case.cards),
         LINKS[case.link],

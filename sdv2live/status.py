@@ -5,8 +5,10 @@ Frozen values alone: whoever asks gets a copy and touches nothing that runs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,37 @@ class OutputLine:
     written: int
     skipped: int
     path: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class RankLine:
+    """One of several devices that share the engine: its blocks [first, end) and how much of the time it works, 0..1."""
+
+    rank: int
+    device: str
+    first_block: int
+    end_block: int
+    busy: float
+    encode_ms: float
+    blocks_ms: float
+    decode_ms: float
+
+
+def rank_lines(reports: Iterable[Mapping[str, Any]]) -> tuple[RankLine, ...]:
+    """What the engine's process tells of its ranks."""
+    return tuple(
+        RankLine(
+            rank=report["rank"],
+            device=report["device"],
+            first_block=report["blocks"][0],
+            end_block=report["blocks"][1],
+            busy=report["busy"],
+            encode_ms=report["encode_ms"],
+            blocks_ms=report["blocks_ms"],
+            decode_ms=report["decode_ms"],
+        )
+        for report in reports
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,4 +98,5 @@ class LiveStatus:
     motion: float
     memory_bytes: int | None
     osc_port: int | None
+    ranks: tuple[RankLine, ...]
     problems: tuple[str, ...]

@@ -85,6 +85,7 @@ class Supervisor:
         self._breaker = Breaker(self._policy)
         self._epoch = 0
         self._bad_in_row = 0
+        self.failures_in_row = 0  # ends of an engine since there was a picture
         self._restart_at_s = 0.0
         self.engine: EngineClient | None = None
         self.state = State.LOADING
@@ -158,7 +159,7 @@ class Supervisor:
     def start_anew(self) -> None:
         """After `stop`: what went wrong before does not count."""
         self._breaker.forget()
-        self._bad_in_row = 0
+        self._bad_in_row = self.failures_in_row = 0
         self.state, self.reason = State.LOADING, ""
         self.start()
 
@@ -169,7 +170,7 @@ class Supervisor:
     def _checked(self, results: list[ChunkResult]) -> list[ChunkResult]:
         good = [result for result in results if result.is_finite]
         if good:
-            self._bad_in_row = 0
+            self._bad_in_row = self.failures_in_row = 0
             self._breaker.picture(self._clock.now_s())
         if len(good) < len(results):
             self._bad_chunk("the picture had values that are no numbers")
@@ -195,6 +196,7 @@ class Supervisor:
 
     def _failed(self, reason: str) -> None:
         """Wait for the next try, or give up."""
+        self.failures_in_row += 1
         delay_s = self._breaker.failed(self._clock.now_s())
         if delay_s is None:
             self._give_up(f"{reason}; it failed {self._policy.most_failures} times and is not started again by itself")

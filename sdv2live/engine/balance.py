@@ -56,13 +56,14 @@ def estimate(plan: StageMap, costs: Sequence[RankCosts], steps: int) -> tuple[fl
     return period_s, costs[0].encode_s + (steps - 1) * ranks * period_s + blocks_s + way_s + decode_s
 
 
-def best_plan(costs: Sequence[RankCosts], blocks: int) -> StageMap:
+def best_plan(costs: Sequence[RankCosts], blocks: int, *, like: StageMap | None = None) -> StageMap:
     """The plan of the shortest period; of equal ones that of the shortest delay, then of fewer blocks on earlier ranks.
 
     Exact. A plan's busiest rank is busy for one of few times: a rank's codec work and a whole number of its blocks.
     For each of these as a limit it takes the least block time in all that stays under it, which is found by giving
     blocks to the fastest ranks first; this is the shortest round trip, and the shortest delay as well.
-    Raises ValueError for no rank, no block, or more ranks than can have one.
+    like: a plan that runs, of which only whole blocks can move: the decoder stays where it is, and rank 0 with blocks
+    keeps one, without blocks gets none. Raises ValueError for no rank, no block, or more ranks than can have one.
     """
     ranks = len(costs)
     if not ranks or blocks < max(1, ranks - 1):
@@ -70,7 +71,8 @@ def best_plan(costs: Sequence[RankCosts], blocks: int) -> StageMap:
     if any(each.block_s <= 0 or min(each.encode_s, each.decode_s, each.hop_s) < 0 for each in costs):
         raise ValueError("a block takes more than no time, and nothing takes less than none")
     found = []
-    for decode_rank in sorted({0, ranks - 1}):
+    least = 1 if like is not None and like.counts[0] else 0
+    for decode_rank in sorted({0, ranks - 1}) if like is None else [like.decode_rank]:
         codec_s = [_codec_s(costs, rank, decode_rank) for rank in range(ranks)]
         limits = {
             codec + n * each.block_s for codec, each in zip(codec_s, costs, strict=True) for n in range(blocks + 1)
@@ -80,17 +82,21 @@ def best_plan(costs: Sequence[RankCosts], blocks: int) -> StageMap:
                 sum(codec + n * each.block_s <= limit_s for n in range(blocks + 1)) - 1
                 for codec, each in zip(codec_s, costs, strict=True)
             ]
-            counts = _least_time(costs, blocks, room)
+            if like is not None and not like.counts[0]:
+                room[0] = min(room[0], 0)
+            counts = _least_time(costs, blocks, room, least)
             if counts is not None:
                 plan = StageMap(counts, decode_rank)
                 found.append((*estimate(plan, costs, 1), counts, decode_rank))
     return StageMap(*min(found)[2:])
 
 
-def needs_new_plan(current: StageMap, costs: Sequence[RankCosts]) -> bool:
-    """Whether, with the times as they are measured now, the best plan would shorten the period by a tenth or more."""
-    best = best_plan(costs, sum(current.counts))
-    return estimate(best, costs, 1)[0] <= (1 - REPLAN_GAIN) * estimate(current, costs, 1)[0]
+def better_plan(current: StageMap, costs: Sequence[RankCosts]) -> StageMap | None:
+    """With the times as they are measured now, the best plan that blocks can move to; None where it would not shorten
+    the period by a tenth or more."""
+    best = best_plan(costs, current.blocks, like=current)
+    gains = estimate(best, costs, 1)[0] <= (1 - REPLAN_GAIN) * estimate(current, costs, 1)[0]
+    return best if gains else None
 
 
 def reference_split(
@@ -138,12 +144,12 @@ def _hops_s(costs: Sequence[RankCosts]) -> list[float]:
     return [each.hop_s if len(costs) > 1 else 0.0 for each in costs]
 
 
-def _least_time(costs: Sequence[RankCosts], blocks: int, room: Sequence[int]) -> tuple[int, ...] | None:
+def _least_time(costs: Sequence[RankCosts], blocks: int, room: Sequence[int], least: int) -> tuple[int, ...] | None:
     """The counts of the least block time in all with at most room[r] blocks on rank r; None where they do not fit.
 
-    Of equally fast ranks the later ones are filled first.
+    least: how many rank 0 has at least. Of equally fast ranks the later ones are filled first.
     """
-    counts = [0, *[1] * (len(costs) - 1)]
+    counts = [least, *[1] * (len(costs) - 1)]
     left = blocks - sum(counts)
     if any(most < count for most, count in zip(room, counts, strict=True)):
         return None

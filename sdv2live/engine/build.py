@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from sdv2live.engine.balance import best_plan
 from sdv2live.engine.base import EngineSpec
 from sdv2live.engine.host_memory import keep_freed_memory
 from sdv2live.engine.model.wan_transformer import POCKET
@@ -15,11 +16,14 @@ from sdv2live.engine.pipe import LocalPipe, Pipe
 from sdv2live.engine.pocket import build_pocket, pocket_stage
 from sdv2live.engine.precision import choose_device, device_of_rank, threads_of_rank
 from sdv2live.engine.stage_runner import StageRunner
-from sdv2live.engine.stages import StageMap, split_of
+from sdv2live.engine.stages import StageMap, even_split, given_split
 from sdv2live.engine.stream import StreamEngine
+from sdv2live.engine.work_counts import DITS, Card, costs_on, work_of
+from sdv2live.errors import UserError
 from sdv2live.paths import assets_dir
 
 Say = Callable[[str], None]
+ANY_CARD = Card("any", tflop_per_s=788, memory_gb_per_s=3020, link_gb_per_s=31.5)  # only ratios count
 
 
 def build_engine(
@@ -42,7 +46,7 @@ def build_engine(
     from sdv2live.engine.pipeline import Parcels, Pipeline
     from sdv2live.engine.world import Address, World
 
-    stages = split_of(spec.split, _blocks(spec), spec.ranks)
+    stages = first_split(spec, _blocks(spec))
     device = device_of_rank(spec.device, 0, spec.gpus)
     torch.set_num_threads(threads_of_rank(spec.threads, spec.gpus))
     plan = {
@@ -58,12 +62,28 @@ def build_engine(
 
         def pipe_of(runner: StageRunner) -> Pipe:
             say("waiting for the other ranks")
-            return Pipeline(world, runner, Parcels(runner, stages), on_landed=on_landed)
+            rule = spec.split if spec.split in ("auto", "reference") else ""
+            return Pipeline(world, runner, Parcels(runner, stages), on_landed=on_landed, rule=rule)
 
         return _build(spec, assets, first_epoch, say, stages, pipe_of)
     except BaseException:
         world.close()
         raise
+
+
+def first_split(spec: EngineSpec, blocks: int) -> StageMap:
+    """How the ranks begin, before anything is measured. Raises UserError.
+
+    `auto`: as it would be best for equal cards by the counted work of the engine; even where that is not known.
+    """
+    if spec.ranks > blocks:
+        raise UserError(f"{spec.ranks} ranks are more than {blocks} blocks can be split over: take {blocks} or fewer.")
+    if spec.split == "auto" and spec.name in DITS:
+        work = work_of(spec.name, spec.size_wh, steps=spec.steps_count, vae=spec.vae)
+        return best_plan(costs_on([ANY_CARD] * spec.ranks, work), blocks)
+    if spec.split in ("auto", "reference"):
+        return even_split(blocks, spec.ranks)
+    return given_split(spec.split, blocks, spec.ranks)
 
 
 def build_rank(

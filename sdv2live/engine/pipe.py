@@ -74,6 +74,14 @@ class Pipe(Protocol):
         """Let go of all rows but the first `kept`, everywhere."""
         ...
 
+    def better_split(self) -> tuple[int, ...] | None:
+        """How many blocks each stage should have from now on, or None. Asked once a chunk."""
+        ...
+
+    def move_blocks(self, counts: tuple[int, ...]) -> None:
+        """Split them so. What is under way has been taken before."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -117,6 +125,12 @@ class LocalPipe:
     def give_back_rows(self, kept: int) -> None:
         for runner in self.runners:
             runner.cache.give_back_rows(kept)
+
+    def better_split(self) -> None:
+        return None
+
+    def move_blocks(self, counts: tuple[int, ...]) -> None:
+        raise ValueError("in one process no stage is faster than another")
 
     def close(self) -> None:
         self._landed.clear()

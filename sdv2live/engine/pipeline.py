@@ -17,11 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sdv2live.engine.balance import RankCosts, better_plan, reference_split
 from sdv2live.engine.checkpoint import is_memory_full
 from sdv2live.engine.codec import Form, Side
 from sdv2live.engine.model.wan_transformer import Block
 from sdv2live.engine.orders import NO_CHUNK, StepOrder
 from sdv2live.engine.pipe import Landed, Picture
+from sdv2live.engine.stage_clock import KEPT_TIMES
 from sdv2live.engine.stage_runner import StageRunner
 from sdv2live.engine.stages import StageMap
 from sdv2live.engine.world import Pulse, Tell, World
@@ -29,6 +31,7 @@ from sdv2live.errors import RankLost, one_line
 
 log = logging.getLogger(__name__)
 
+LOOK_AFTER_CHUNKS = KEPT_TIMES  # between two looks at whether blocks should move
 LOOK_PERIOD_S = 0.2  # how often a wait looks whether a rank was lost
 
 
@@ -69,14 +72,27 @@ class Parcels:
 class Pipeline:
     """Rank 0's end: the Pipe of a stream whose stages are on several ranks."""
 
-    def __init__(self, world: World, runner: StageRunner, parcels: Parcels, *, on_landed: Callable[[], None]) -> None:
-        """on_landed: called from another thread when something has come back. Raises RankLost."""
+    def __init__(
+        self,
+        world: World,
+        runner: StageRunner,
+        parcels: Parcels,
+        *,
+        on_landed: Callable[[], None] = lambda: None,
+        rule: str = "",
+    ) -> None:
+        """on_landed: called from another thread when something has come back. rule: how blocks move when times are
+        known: `auto` by the best plan, as often as it pays; `reference` once, as the reference does it; '' never.
+        Raises RankLost.
+        """
         self.first, self.depth = runner, world.size
         self.decodes_here = parcels.stages.decode_rank == 0
         self._world, self._parcels, self._on_landed = world, parcels, on_landed
         self._sent: queue.SimpleQueue[StepOrder | None] = queue.SimpleQueue()
         self._landed: queue.SimpleQueue[Landed | str] = queue.SimpleQueue()
         self._under_way = 0
+        self._rule = "" if runner.cache.judges_sinks else rule  # whose rings are not moved
+        self._chunks_since_look = 0
         self._pulse = Pulse(world, on_lost=self._lose)
         world.wait_until_ready(lambda: self._pulse.lost)
         self._thread = threading.Thread(target=self._receive, name="rank results", daemon=True)
@@ -136,6 +152,24 @@ class Pipeline:
         self._tell_all(Tell.KEEP_ROWS, number=kept)
         self.first.cache.give_back_rows(kept)
 
+    def better_split(self) -> tuple[int, ...] | None:
+        self._chunks_since_look += 1
+        if not self._rule or self._chunks_since_look < LOOK_AFTER_CHUNKS:
+            return None
+        self._chunks_since_look = 0
+        costs, stages = costs_of(self.reports, self.stages), self.stages
+        if costs is None:
+            return None
+        if self._rule == "reference":
+            self._rule = ""
+            dit_s = [count * cost.block_s for count, cost in zip(stages.counts, costs, strict=True)]
+            total_s = [dit_s[0] + costs[0].encode_s, *dit_s[1:]]
+            total_s[stages.decode_rank] += costs[stages.decode_rank].decode_s
+            counts = reference_split(stages.counts, total_seconds=total_s, dit_seconds=dit_s)
+            return counts if counts != stages.counts else None
+        better = better_plan(stages, costs)
+        return better.counts if better is not None else None
+
     def move_blocks(self, counts: tuple[int, ...]) -> None:
         """Give each rank so many blocks, with their weights and caches; nothing may be under way."""
         assert not self._under_way, "blocks move between micro-steps"
@@ -144,6 +178,7 @@ class Pipeline:
         with _noticing():
             move_blocks(self.first, self.stages, wanted, rank=0)
         self._parcels.stages = wanted
+        log.info("the blocks are split %s now", ",".join(map(str, counts)))
 
     def close(self) -> None:
         """Tell the others that it is over. May be called twice."""
@@ -312,6 +347,27 @@ def _owners(stages: StageMap) -> list[int]:
     return [rank for rank, count in enumerate(stages.counts) for _ in range(count)]
 
 
+def costs_of(reports: Sequence[dict[str, Any]], stages: StageMap) -> list[RankCosts] | None:
+    """What the ranks say of their work, as costs; None until every rank knows enough of the work that it has now.
+
+    How long a hop takes is not known, and no other for another split.
+    """
+    if len(reports) < stages.ranks or any(
+        report["chunks"] < KEPT_TIMES or tuple(report["blocks"]) != edge
+        for report, edge in zip(reports, stages.edges, strict=True)
+    ):
+        return None
+    each_s = [
+        report["blocks_ms"] / 1000 / count if count else 0.0
+        for report, count in zip(reports, stages.counts, strict=True)
+    ]
+    least_s = min(taken_s for taken_s in each_s if taken_s) if any(each_s) else 1e-6
+    return [
+        RankCosts(taken_s or least_s, report["encode_ms"] / 1000, report["decode_ms"] / 1000, 0.0)
+        for taken_s, report in zip(each_s, reports, strict=True)
+    ]
+
+
 def report_of(runner: StageRunner, rank: int) -> dict[str, Any]:
     """What a window and other programs may know of a rank: its device, its blocks, and how long its work takes."""
     part = runner.dit.part
@@ -319,6 +375,7 @@ def report_of(runner: StageRunner, rank: int) -> dict[str, Any]:
         "rank": rank,
         "device": str(runner.device),
         "blocks": [part.first_block, part.end_block],
+        "chunks": runner.meter.count("blocks"),
         "busy": round(runner.meter.busy_share(), 3),
         **{f"{work}_ms": runner.meter.median_ms(work) for work in ("encode", "blocks", "decode")},
     }

@@ -62,26 +62,25 @@ class StageMap:
         return rank == self.decode_rank
 
 
-def split_of(text: str, blocks: int, ranks: int) -> StageMap:
-    """The split that `--split` asks for: `auto` is even, with the decoder on the last rank, until times are known.
+def even_split(blocks: int, ranks: int) -> StageMap:
+    """As the reference starts: as many blocks each, what is left over to the first ranks, decoded on the last."""
+    share, over = divmod(blocks, ranks)
+    return StageMap(tuple(share + (rank < over) for rank in range(ranks)), ranks - 1)
 
-    text: `auto`, or numbers of blocks with commas, one a rank; a first 0 gives rank 0 the codec alone, and with it the
-    decoder. Raises UserError.
+
+def given_split(text: str, blocks: int, ranks: int) -> StageMap:
+    """The split that the user gives: numbers of blocks with commas, one a rank; the last rank decodes.
+
+    A first 0 gives rank 0 the codec alone, and with it the decoder. Raises UserError.
     """
-    if ranks > blocks + 1:
-        raise UserError(f"{ranks} ranks are more than {blocks} blocks can be split over: take {blocks} or fewer.")
-    if text == "auto":
-        share, rest = divmod(blocks, ranks)
-        counts = tuple(share + (rank < rest) for rank in range(ranks))
-        return StageMap((0, *counts[:-1]) if min(counts) < 1 else counts, decode_rank=ranks - 1)
     try:
         counts = tuple(int(part) for part in text.split(","))
-        stages = StageMap(counts, decode_rank=0 if counts[0] == 0 else ranks - 1)
+        stages = StageMap(counts, decode_rank=0 if counts[0] == 0 else len(counts) - 1)
     except ValueError:
         counts = ()
     if len(counts) != ranks or sum(counts) != blocks:
         raise UserError(
             f"--split {text} does not give {blocks} blocks to {ranks} ranks: write {ranks} numbers with commas, at "
-            f"least 1 for each rank but the first, which add up to {blocks}; or leave it away."
+            f"least 1 for each rank but the first, which add up to {blocks}; or take auto or reference."
         )
     return stages

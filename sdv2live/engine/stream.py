@@ -223,6 +223,10 @@ class StreamEngine(Engine):
     def _run(self, chunk: Chunk, settings: ChunkSettings) -> None:
         state, started_s = self._state, time.perf_counter()
         self._choose_schedule(settings.schedule)
+        if (counts := self.pipe.better_split()) is not None:
+            while state.flights:
+                self._land()
+            self.pipe.move_blocks(counts)
         item = self._enter(chunk, settings)
         if item.number == 0 or self._schedule == "latency":
             self._run_all_steps(item)

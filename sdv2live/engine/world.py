@@ -323,10 +323,12 @@ class Pulse:
         self._on_lost(sentence)
 
     def _beat(self, store: Store) -> None:
-        while not self._ended.wait(PULSE_S):
+        while True:
             store.add(f"pulse/{self._world.rank}", 1)
             if self._report is not None:
                 store.set(f"report/{self._world.rank}", json.dumps(self._report(), allow_nan=False))
+            if self._ended.wait(PULSE_S):
+                return
 
     def _listen(self, store: Store) -> None:
         now_s = time.monotonic()

@@ -10,7 +10,7 @@ from statistics import fmean
 
 import pytest
 
-from sdv2live.engine.balance import RankCosts, best_plan, estimate, needs_new_plan, simulate
+from sdv2live.engine.balance import RankCosts, best_plan, better_plan, estimate, simulate
 from sdv2live.engine.stages import StageMap
 
 
@@ -175,9 +175,26 @@ def test_a_new_plan_is_made_for_a_tenth_and_not_for_less() -> None:
 
     current = best_plan(costs(1.0), 30)
     assert current.counts == (15, 15)
-    assert not needs_new_plan(current, costs(1.1)), "15 of 16.5 s is 9 %, and whole blocks give 15.4"
-    assert needs_new_plan(current, costs(1.5)), "18 of 22.5 s"
-    assert not needs_new_plan(best_plan(costs(1.5), 30), costs(1.5))
+    assert better_plan(current, costs(1.1)) is None, "15 of 16.5 s is 9 %, and whole blocks give 15.4"
+    assert better_plan(current, costs(1.5)) == best_plan(costs(1.5), 30), "18 of 22.5 s"
+    assert better_plan(best_plan(costs(1.5), 30), costs(1.5)) is None
+
+
+def test_a_running_plan_moves_whole_blocks_alone() -> None:
+    """Of all plans with the decoder where it is, and with or without blocks on rank 0 as it has them."""
+    rng = random.Random(7)
+    for _ in range(200):
+        ranks = rng.choice((2, 3))
+        costs, plans = drawn_costs(rng, ranks), list(every_plan(ranks, 6))
+        current = rng.choice(plans)
+        alike = [
+            plan
+            for plan in plans
+            if plan.decode_rank == current.decode_rank and bool(plan.counts[0]) == bool(current.counts[0])
+        ]
+        best = best_plan(costs, 6, like=current)
+        assert best in alike
+        assert estimate(best, costs, 1) == min(estimate(plan, costs, 1) for plan in alike)
 
 
 @pytest.mark.parametrize(

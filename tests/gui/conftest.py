@@ -46,6 +46,7 @@ STATUS = LiveStatus(
     motion=0.2,
     memory_bytes=500 << 20,
     osc_port=9000,
+    ranks=(),
     problems=(),
 )
 
