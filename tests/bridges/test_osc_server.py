@@ -27,6 +27,7 @@ from sdv2live.clock import FakeClock, MonotonicClock
 from sdv2live.errors import UserError
 from sdv2live.parameters import TABLE, Kind, When
 from sdv2live.registry import Change, Registry
+from sdv2live.status import RankLine
 
 ROOT = "/sdv2live"
 JOIN_S = 30.0
@@ -201,6 +202,15 @@ def test_ping_and_state(serve: Callable[..., OscServer], connect: Callable[[OscS
     assert peer.ask(f"{ROOT}/state") == (f"{ROOT}/state", "loading")
     assert peer.ask(f"{ROOT}/state", "?") == (f"{ROOT}/state", "running")
     assert peer.ask(f"{ROOT}/state", "ready")[2] == "the state can be asked for, not set"
+
+
+def test_how_each_of_several_devices_does(
+    serve: Callable[..., OscServer], connect: Callable[[OscServer], Peer]
+) -> None:
+    rank = RankLine(1, "cuda:1", 12, 30, 0.75, 0.0, 20.5, 14.25)
+    peer = connect(serve(ranks=lambda: [rank]))
+    assert peer.ask(f"{ROOT}/ranks") == (f"{ROOT}/ranks", 1, "cuda:1", 12, 30, 0.75, 0.0, 20.5, 14.25)
+    assert peer.ask(f"{ROOT}/ranks", 1)[2] == "how the ranks do can be asked for, not set"
 
 
 def test_presets(registry: Registry, serve: Callable[..., OscServer], connect: Callable[[OscServer], Peer]) -> None:
@@ -389,7 +399,8 @@ def test_every_reason_of_the_guard_and_the_words_has_a_counter() -> None:
 
 def test_own_words_and_addresses_of_rows_do_not_collide() -> None:
     addresses = [address for row in LIVE_ROWS for address in row.osc_addresses]
-    own = [osc_words.PING, osc_words.PONG, osc_words.STATE, osc_words.PRESET, osc_words.ERROR]
+    own = [osc_words.PING, osc_words.PONG, osc_words.STATE, osc_words.RANKS, osc_words.PRESET]
+    own.append(osc_words.ERROR)
     assert len({*addresses, *own}) == len(addresses) + len(own)
 
 

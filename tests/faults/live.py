@@ -59,12 +59,12 @@ def live_app(
     registry = Registry()
     registry.set("osc.port", osc_port, origin="test")
     registry.set("engine.size", SMALL.size_wh, origin="test")
-    spec = engine_spec(registry)
+    engine_spec(registry)  # brings the engine's defaults, which ranges depend on
     for name, value in values.items():
         assert registry.set(name.replace("__", "."), value, origin="test").status == "accepted"
     watcher = Watcher()
     assert registry.set("source.name", source, origin="test").status == "accepted"
-    options = LiveOptions(outputs=[watcher], spec=spec, policy=policy)
+    options = LiveOptions(outputs=[watcher], spec=engine_spec(registry), policy=policy)
     app = LiveApp(registry, options)
     failures: list[BaseException] = []
 
