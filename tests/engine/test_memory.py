@@ -13,11 +13,20 @@ from torch import nn
 from sdv2live.engine import memory
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.catalogue import window_of
-from sdv2live.engine.memory import Alive, Footprint, check_memory, count_memory, smaller_sizes, smaller_specs
+from sdv2live.engine.memory import (
+    Alive,
+    Footprint,
+    check_memory,
+    count_memory,
+    count_share,
+    smaller_sizes,
+    smaller_specs,
+)
 from sdv2live.engine.model.wan_transformer import WAN_1_3B, WAN_14B, WanTransformer
 from sdv2live.engine.model.wan_vae import WanVaeConfig
+from sdv2live.engine.stages import StageMap
 from sdv2live.engine.stream import StreamEngine
-from sdv2live.engine.wan import build_wan
+from sdv2live.engine.wan import build_wan, wan_stage
 from sdv2live.errors import UserError
 from tests.engine.toy import CPU
 from tests.engine.wan_cases import SMALL_DIT, SMALL_VAE, one_thread
@@ -72,6 +81,23 @@ def test_weights_and_caches_are_foretold_to_the_byte(small_sizes: None, vae: str
     past = [*state.encoder.past, *state.decoder.past]
     assert counted.caches == engine.cache_bytes + sum(each.nbytes for each in past)
     engine.close()
+
+
+@pytest.mark.parametrize(("vae", "stages"), [("wan", StageMap((1, 1), 1)), ("wan-taehv", StageMap((0, 1, 1), 0))])
+def test_a_ranks_share_is_foretold_to_the_byte(small_sizes: None, vae: str, stages: StageMap) -> None:
+    spec = replace(SMALL_SPEC, vae=vae)
+    whole = count_memory(spec, SMALL_DIT, SMALL_VAE, dtype=torch.float32)
+    for rank in range(stages.ranks):
+        share = count_share(whole, spec, SMALL_DIT, SMALL_VAE, dtype=torch.float32, stages=stages, rank=rank)
+        runner = wan_stage(spec, stages, rank, CPU)
+        runner.cache.ensure_rows(spec.steps_count)
+        codec = runner.codec
+        networks = [each for each in (runner.dit, codec._encoder, codec._decoder) if each is not None]  # type: ignore[attr-defined]
+        assert share.weights == sum(each.nbytes for network in dict.fromkeys(networks) for each in network.parameters())
+        halves = (runner.codec_state.encoder, runner.codec_state.decoder)
+        past = [each for half in halves if half is not None for each in half.past]
+        assert share.caches == runner.cache.bytes + sum(each.nbytes for each in past)
+        assert share.working == whole.working
 
 
 @pytest.mark.parametrize(("profile", "steps"), [("default", 1), ("default", 3), ("reference", 2)])

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,10 +28,12 @@ from sdv2live.engine.precision import device_of_rank
 from sdv2live.engine.rank_process import RankProcess, start_ranks, with_meeting_place
 from sdv2live.engine.stages import StageMap
 from sdv2live.engine.stream import StreamEngine
+from sdv2live.engine.wan import build_wan
 from sdv2live.engine.world import Address
 from sdv2live.errors import RankLost, UserError
 from sdv2live.frames import Pixels
 from sdv2live.paths import assets_dir
+from tests.engine.wan_cases import write_weights
 
 SIZE_WH = (64, 48)
 SPEC = EngineSpec("pocket", SIZE_WH, threads=1, precision="float32", device="cpu")
@@ -195,6 +198,26 @@ def test_one_step_is_one_device_to_the_bit_and_more_are_within_a_grey_level() ->
             differences = np.abs(ours.astype(int) - theirs)
             assert differences.max() <= 1 and (differences > 0).mean() < 0.001
     alone.close()
+
+
+@pytest.mark.parametrize(("vae", "split"), [("wan", "0,2"), ("wan-taehv", "1,1")])
+def test_a_wan_engine_over_two_processes(vae: str, split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small files of our own, read by each rank for itself; five frames open, and the opening has two latents."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    spec = replace(SPEC, name="wan-1.3b", size_wh=(64, 48), vae=vae, steps_count=2, waits_for_text=True)
+    spec = replace(spec, weights=str(write_weights(tmp_path / "weights")))
+    settings = ChunkSettings(
+        mix=(("a red fox", 1.0),), steps=(700, 500), steps_count=2, noise_max=0.8, noise_min=0.7, timestep_offset=-100
+    )
+    changes: dict[int, dict[str, Any]] = {3: {"mix": (("night", 1.0),)}, 5: {"steps_count": 1}, 6: {"seed": 3}}
+    twin = build_wan(spec, pipe_of=lambda first: LocalPipe([first]))
+    expected = run(twin, 8, settings, changes)
+    twin.close()
+    with over_processes(spec, split) as (engine, _):
+        ours = run(engine, 8, settings, changes)
+    assert len(ours[0]) == 5 and all(frames.std() > 1 for frames in ours)
+    differences = np.abs(np.concatenate(ours).astype(int) - np.concatenate(expected))
+    assert differences.max() <= 1 and (differences > 0).mean() < 0.001
 
 
 @pytest.mark.slow
