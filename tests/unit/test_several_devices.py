@@ -7,11 +7,11 @@ import itertools
 import pytest
 
 from sdv2live.engine.balance import best_plan, estimate, simulate
-from sdv2live.engine.stages import StageMap
+from sdv2live.engine.stages import StageMap, even_split
 from sdv2live.engine.work_counts import DITS, costs_on, work_of
 from sdv2live.generated import with_section
 from sdv2live.paths import assets_dir
-from sdv2live.several_devices import CASES, H100, PAGE, SECTION, Case, even_plan, reference_plan, splits_text
+from sdv2live.several_devices import CASES, H100, PAGE, SECTION, Case, reference_plan, splits_text
 
 
 def test_the_page_is_up_to_date() -> None:
@@ -56,7 +56,7 @@ def test_no_split_that_is_played_is_better_by_a_tenth(case: Case) -> None:
 def test_the_reference_s_rule_never_does_better(case: Case) -> None:
     costs, blocks = case.costs(), DITS[case.engine].blocks
     ours = estimate(best_plan(costs, blocks), costs, case.steps)[0]
-    for other in (even_plan(len(costs), blocks), reference_plan(costs, blocks)):
+    for other in (even_split(blocks, len(costs)), reference_plan(costs, blocks)):
         assert ours <= estimate(other, costs, case.steps)[0]
 
 
