@@ -49,6 +49,7 @@ class StageRunner:
         self.dit, self.codec, self.device, self.dtype = dit, codec, device, dtype
         self._window, self._size_wh, self._new_cache = window, size_wh, new_cache
         self._noise = noise or NoiseSource()
+        dit.join_products_()
         self.times: dict[int, TimeContext] = {}
         self.prompts: dict[int, Prompt] = {}
         self.reset()

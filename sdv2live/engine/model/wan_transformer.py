@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -152,10 +153,43 @@ class _Projections(nn.Module):
 
 
 class SelfAttentionLayer(_Projections):
+    """q, k and v are one product where `join_` has laid their weights out as one.
+
+    The parameters are then parts of that, under their own names. Weights that are moved or exchanged are parted again.
+    """
+
+    def __init__(self, config: WanConfig) -> None:
+        super().__init__(config)
+        self.joined: tuple[Tensor, Tensor] | None = None  # weight [3 * dim, dim] and bias
+
+    def join_(self) -> None:
+        """Lay the weights out as one, in a memory of their own. A second time: nothing."""
+        if self.joined is not None:
+            return
+        layers = self.q, self.k, self.v
+        joined = torch.cat([each.weight for each in layers]), torch.cat([each.bias for each in layers])
+        for layer, weight, bias in zip(layers, *(whole.chunk(len(layers)) for whole in joined), strict=True):
+            layer.weight, layer.bias = (nn.Parameter(part, requires_grad=False) for part in (weight, bias))
+        self.joined = joined
+
+    def products(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v of x [B, N, dim]."""
+        if self.joined is None:
+            return self.q(x), self.k(x), self.v(x)
+        return F.linear(x, *self.joined).chunk(3, -1)
+
+    def _apply(self, *arguments: Any, **options: Any) -> Any:
+        self.joined = None
+        return super()._apply(*arguments, **options)
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        self.joined = None
+        super()._load_from_state_dict(*arguments, **options)
+
     def forward(self, x: Tensor, layer: int, past: SelfAttention) -> Tensor:
-        q = self.heads(self.norm_q(self.q(x)))
-        k = self.heads(self.norm_k(self.k(x)))
-        return self.o(past(layer, q, k, self.heads(self.v(x))).flatten(2))
+        q, k, v = self.products(x)
+        q, k = self.norm_q(q), self.norm_k(k)
+        return self.o(past(layer, self.heads(q), self.heads(k), self.heads(v)).flatten(2))
 
 
 class CrossAttentionLayer(_Projections):
@@ -226,6 +260,12 @@ class WanTransformer(nn.Module):
             self.head = Head(config)
             nn.init.zeros_(self.head.head.weight)
             nn.init.zeros_(self.head.head.bias)
+
+    @torch.no_grad()
+    def join_products_(self) -> None:
+        """q, k and v of each block as one product, for streaming: no second copy stays. A second time: nothing."""
+        for block in self._own_blocks():
+            block.self_attn.join_()
 
     def encode_text(self, embeddings: Tensor) -> TextContext:
         """embeddings [B, X <= text_len, text_dim]; shorter ones are padded with zero rows, which take part."""
