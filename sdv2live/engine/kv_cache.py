@@ -7,6 +7,7 @@ of its own (`reference_profile.py`). Letters: K slots, S sinks, L tokens of a la
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,10 +63,22 @@ class KVCache:
         self.values: list[list[Tensor]] = [[] for _ in range(layers)]
         positions = positions or window.capacity
         self.table = RopeTable(head_dim=head_dim, grid_hw=grid_hw, positions=positions, device=device)
+        self._numbers = torch.arange(window.capacity, device=device)
 
     def attention(self, rows: list[RowWrite]) -> SelfAttention:
         """The self-attention of one forward whose batch rows are `rows`."""
         return CachedAttention(self, rows)
+
+    def place_of(self, write: RowWrite) -> Place:
+        """Made of what lies on the device already: nothing goes up."""
+        layout = self.window.layout(write.newest)
+        slots = [self.window.slot_of(frame) for frame in range(write.first, write.newest + 1)]
+        numbers = [self._numbers[slot : slot + 1] for slot in slots]
+        return Place(
+            slots=numbers[0] if len(numbers) == 1 else torch.cat(numbers),
+            key_turns=self.table.at(layout),
+            query_turns=self.table.at(tuple(layout[slot] for slot in slots)),
+        )
 
     def ensure_rows(self, rows: int) -> None:
         """Have at least `rows` rows; new ones are zeros until `copy_row` fills them.
@@ -102,33 +115,55 @@ class KVCache:
         return sum(row.numel() * row.element_size() for rows in (*self.keys, *self.values) for row in rows)
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one batch row of a forward writes, and how its keys lie: on the device, made of host integers, never read.
+
+    slots [F] int64: of its new frames. key_turns [M * L, 1, D/2, 2] of the M slots that are valid once they are
+    written, query_turns [F * L, 1, D/2, 2] (rope.py). Once the window is full, these are all that changes between two
+    forwards of the same rows.
+    """
+
+    slots: Tensor
+    key_turns: Tensor
+    query_turns: Tensor
+
+
 class CachedAttention:
     """The live SelfAttention: writes the new keys and values of each row, then lets its tokens see the row's past.
 
     Made for one forward. rows[b] says what batch row b does; its new tokens are those of frames first..newest.
+    is_steady: every row writes one frame into a full window, so shapes are those of any later forward.
     """
 
     def __init__(self, cache: KVCache, rows: list[RowWrite]) -> None:
         self._cache = cache
-        self._rows = rows
-        window, table = cache.window, cache.table
-        layouts = [window.layout(row.newest) for row in rows]
-        self._slots = [[window.slot_of(frame) for frame in range(row.first, row.newest + 1)] for row in rows]
-        self._key_turns = [table.at(layout) for layout in layouts]
-        self._query_turns = [
-            table.at(tuple(layout[slot] for slot in slots)) for layout, slots in zip(layouts, self._slots, strict=True)
-        ]
-        self._valid = [len(layout) for layout in layouts]
+        self.rows = tuple(row.row for row in rows)
+        self.places = tuple(cache.place_of(row) for row in rows)
+        self.is_steady = all(row.first == row.newest >= cache.window.capacity - 1 for row in rows)
+
+    def memory(self, layer: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values of a layer, one [K, L, heads, D] a batch row."""
+        keys, values = self._cache.keys[layer], self._cache.values[layer]
+        return [keys[row] for row in self.rows], [values[row] for row in self.rows]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        outputs = []
-        for b, row in enumerate(self._rows):
-            keys, values = self._cache.keys[layer][row.row], self._cache.values[layer][row.row]
-            for index, slot in enumerate(self._slots[b]):
-                span = slice(index * self._cache.tokens, (index + 1) * self._cache.tokens)
-                keys[slot].copy_(k[b, span])
-                values[slot].copy_(v[b, span])
-            past_k = rotate(keys[: self._valid[b]].flatten(0, 1), self._key_turns[b])
-            past_v = values[: self._valid[b]].flatten(0, 1)
-            outputs.append(attend(rotate(q[b], self._query_turns[b])[None], past_k[None], past_v[None]))
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return write_and_attend(q, k, v, *self.memory(layer), self.places)
+
+
+def write_and_attend(
+    q: Tensor, k: Tensor, v: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], places: Sequence[Place]
+) -> Tensor:
+    """The attention of one layer: tensors alone, so that it can be compiled, or captured and replayed.
+
+    q, k, v [B, N, heads, D]; keys[b], values[b] [K, L, heads, D] are written to. -> [B, N, heads, D].
+    """
+    outputs = []
+    for b, place in enumerate(places):
+        frames, valid = place.slots.shape[0], place.key_turns.shape[0]
+        keys[b].index_copy_(0, place.slots, k[b].unflatten(0, (frames, -1)))
+        values[b].index_copy_(0, place.slots, v[b].unflatten(0, (frames, -1)))
+        past_k = rotate(keys[b].flatten(0, 1)[:valid], place.key_turns)
+        past_v = values[b].flatten(0, 1)[:valid]
+        outputs.append(attend(rotate(q[b], place.query_turns)[None], past_k[None], past_v[None]))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
