@@ -22,9 +22,10 @@ class EngineSpec:
     """What to build: fixed while an engine lives. size_wh: multiples of 16. threads 0: all cores.
 
     precision and device: `auto` or a name of torch. profile: `default` or `reference` (kv_cache.py). steps_count: how
-    many denoising steps it has to have memory for at the start. waits_for_text: see PromptMixer. The rest is for the
-    Wan engines: vae as `--vae`, weights a folder ('': where fetched models lie), random_weights instead of files,
-    window_frames 0 and sink_frames -1 the engine's own, normalises_latents as in WanCodec.
+    many denoising steps it has to have memory for at the start. waits_for_text: see PromptMixer. compile: `auto`, `on`
+    or `off` (compile.py). The rest is for the Wan engines: vae as `--vae`, weights a folder ('': where fetched models
+    lie), random_weights instead of files, window_frames 0 and sink_frames -1 the engine's own, normalises_latents as in
+    WanCodec.
     """
 
     name: str
@@ -35,6 +36,7 @@ class EngineSpec:
     profile: str = "default"
     steps_count: int = 1
     waits_for_text: bool = False
+    compile: str = "auto"
     vae: str = "wan"
     weights: str = ""
     random_weights: bool = False

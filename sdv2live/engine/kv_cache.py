@@ -7,8 +7,10 @@ of its own (`reference_profile.py`). Letters: K slots, S sinks, L tokens of a la
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,7 +37,8 @@ class RowWrite:
 class KVCache:
     """keys[layer][row], values[layer][row]: [K, L, heads, D]. Rows are made when first needed, kept, and never moved.
 
-    positions: how many time positions its keys can have; the window's own count by default. judges_sinks and
+    generation: how often memory was given back; addresses hold for one. positions: how many time positions its keys can
+    have; the window's own count by default. judges_sinks and
     writes_empty_rows: what the `reference` profile does by itself; the default profile decides on the host.
     """
 
@@ -56,7 +59,7 @@ class KVCache:
     ) -> None:
         self.window = window
         self.tokens = grid_hw[0] * grid_hw[1]
-        self.rows = 0
+        self.rows = self.generation = 0
         self._shape = (window.capacity, self.tokens, heads, head_dim)
         self._device, self._dtype = device, dtype
         self.keys: list[list[Tensor]] = [[] for _ in range(layers)]
@@ -94,9 +97,17 @@ class KVCache:
 
     def give_back_rows(self, kept: int) -> None:
         """Let go of all rows but the first `kept`."""
+        self.generation += kept < self.rows
         for place in (*self.keys, *self.values):
             del place[kept:]
         self.rows = min(self.rows, kept)
+
+    @torch.inference_mode()
+    def reset(self) -> None:
+        """Nothing is kept of an epoch, in the memory that there is. All is wiped: NaN would outlive a weight of 0."""
+        for place in (*self.keys, *self.values):
+            for row in place:
+                row.zero_()
 
     def copy_row(self, source: int, target: int) -> None:
         """A row that joins the stream starts as a copy of its neighbour."""
@@ -115,8 +126,7 @@ class KVCache:
         return sum(row.numel() * row.element_size() for rows in (*self.keys, *self.values) for row in rows)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where one batch row of a forward writes, and how its keys lie: on the device, made of host integers, never read.
 
     slots [F] int64: of its new frames. key_turns [M * L, 1, D/2, 2] of the M slots that are valid once they are
@@ -142,6 +152,16 @@ class CachedAttention:
         self.places = tuple(cache.place_of(row) for row in rows)
         self.is_steady = all(row.first == row.newest >= cache.window.capacity - 1 for row in rows)
 
+    @property
+    def generation(self) -> int:
+        return self._cache.generation
+
+    def at(self, places: tuple[Place, ...]) -> CachedAttention:
+        """The same with its places in other memory."""
+        other = copy.copy(self)
+        other.places = places
+        return other
+
     def memory(self, layer: int) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values of a layer, one [K, L, heads, D] a batch row."""
         keys, values = self._cache.keys[layer], self._cache.values[layer]
@@ -161,8 +181,8 @@ def write_and_attend(
     outputs = []
     for b, place in enumerate(places):
         frames, valid = place.slots.shape[0], place.key_turns.shape[0]
-        keys[b].index_copy_(0, place.slots, k[b].unflatten(0, (frames, -1)))
-        values[b].index_copy_(0, place.slots, v[b].unflatten(0, (frames, -1)))
+        keys[b].index_copy_(0, place.slots, torch.unflatten(k[b], 0, (frames, -1)))
+        values[b].index_copy_(0, place.slots, torch.unflatten(v[b], 0, (frames, -1)))
         past_k = rotate(keys[b].flatten(0, 1)[:valid], place.key_turns)
         past_v = values[b].flatten(0, 1)[:valid]
         outputs.append(attend(rotate(q[b], place.query_turns)[None], past_k[None], past_v[None]))

@@ -14,6 +14,7 @@ from torch import Tensor
 from sdv2live.engine.base import EngineSpec
 from sdv2live.engine.catalogue import traits_of, window_of
 from sdv2live.engine.codec import Side
+from sdv2live.engine.compile import chooses_compile
 from sdv2live.engine.model import pocket_codec
 from sdv2live.engine.model.pocket_codec import Memory, PocketCodec
 from sdv2live.engine.model.pocket_text import PocketTextEncoder
@@ -83,6 +84,7 @@ def build_pocket(spec: EngineSpec, weights_dir: Path, *, first_epoch: int = 0) -
         device=device,
         dtype=dtype,
         new_cache=cache_of(spec.profile),
+        compiles=chooses_compile(spec.compile, device),
     )
     return StreamEngine(
         traits=traits_of(spec),

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sdv2live.engine.base import EngineSpec
 from sdv2live.engine.catalogue import traits_of, window_of
 from sdv2live.engine.checkpoint import NotEnoughMemory, is_memory_full
+from sdv2live.engine.compile import chooses_compile
 from sdv2live.engine.embedding_cache import EmbeddingCache
 from sdv2live.engine.memory import Footprint, check_memory, count_memory
 from sdv2live.engine.model.taehv import TAEHV, patched_state_dict
@@ -82,6 +83,7 @@ def build_wan(spec: EngineSpec, *, first_epoch: int = 0, say: Say = log.info) ->
                 device=device,
                 dtype=dtype,
                 new_cache=cache_of(spec.profile),
+                compiles=chooses_compile(spec.compile, device),
             )
             engine = StreamEngine(
                 traits=traits_of(spec),

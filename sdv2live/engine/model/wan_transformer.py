@@ -176,7 +176,8 @@ class SelfAttentionLayer(_Projections):
         """q, k and v of x [B, N, dim]."""
         if self.joined is None:
             return self.q(x), self.k(x), self.v(x)
-        return F.linear(x, *self.joined).chunk(3, -1)
+        q, k, v = F.linear(x, *self.joined).chunk(3, -1)
+        return q, k, v
 
     def _apply(self, *arguments: Any, **options: Any) -> Any:
         self.joined = None
@@ -264,7 +265,7 @@ class WanTransformer(nn.Module):
     @torch.no_grad()
     def join_products_(self) -> None:
         """q, k and v of each block as one product, for streaming: no second copy stays. A second time: nothing."""
-        for block in self._own_blocks():
+        for block in self.own_blocks():
             block.self_attn.join_()
 
     def encode_text(self, embeddings: Tensor) -> TextContext:
@@ -273,7 +274,7 @@ class WanTransformer(nn.Module):
             return TextContext((), ())
         missing = self.config.text_len - embeddings.shape[1]
         text = self.text_embedding(F.pad(embeddings, (0, 0, 0, missing)))
-        pairs = [block.cross_attn.text_keys_values(text) for block in self._own_blocks()]
+        pairs = [block.cross_attn.text_keys_values(text) for block in self.own_blocks()]
         return TextContext(tuple(k for k, _ in pairs), tuple(v for _, v in pairs))
 
     def encode_time(self, timesteps: Tensor) -> TimeContext:
@@ -284,12 +285,13 @@ class WanTransformer(nn.Module):
             time = self.time_embedding(timestep_embedding(timesteps, self.config.freq_dim).to(dtype))
         if self.part.blocks:
             time6 = self.time_projection(time).unflatten(-1, (6, self.config.dim))
-            blocks = torch.stack([block.modulation for block in self._own_blocks()])[:, :, None] + time6
+            blocks = torch.stack([block.modulation for block in self.own_blocks()])[:, :, None] + time6
         if self.part.finishes:
             head = self.head.modulation[:, None] + time[:, :, None]
         return TimeContext(blocks, head)
 
-    def _own_blocks(self) -> list[Block]:
+    def own_blocks(self) -> list[Block]:
+        """The blocks of its part, in order."""
         own = range(self.part.first_block, self.part.end_block)
         return [self.blocks[str(layer)] for layer in own]  # type: ignore[misc]
 
@@ -304,7 +306,7 @@ class WanTransformer(nn.Module):
 
     def run_blocks(self, x: Tensor, time: TimeContext, text: TextContext, past: SelfAttention) -> Tensor:
         """Its blocks over x [B, N, dim]. Layers of `past` count from the first of them."""
-        for index, block in enumerate(self._own_blocks()):
+        for index, block in enumerate(self.own_blocks()):
             assert time.blocks is not None
             x = block(x, time.blocks[index], index, past, (text.keys[index], text.values[index]))
         return x
