@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sdv2live.engine.attention_choice import Attend
 from sdv2live.engine.checkpoint import is_memory_full
 from sdv2live.engine.kv_cache import CachedAttention, Place, write_and_attend
 from sdv2live.engine.model.attention import SelfAttention
@@ -121,7 +122,7 @@ class FastPart(PlainPart):
         for layer, block in enumerate(self.dit.own_blocks()):
             assert step.time.blocks is not None
             text_kv = step.text.keys[layer], step.text.values[layer]
-            x = self._block(block, x, step.time.blocks[layer], *past.memory(layer), past.places, text_kv)
+            x = self._block(block, x, step.time.blocks[layer], *past.memory(layer), past.places, past.attend, text_kv)
         return self._head(self.dit, x, step.time.head, step.grid_hw) if part.finishes else x
 
     def _replayed(self, step: PartStep, past: CachedAttention, capture: Capture) -> Tensor:
@@ -224,10 +225,11 @@ def _block(
     keys: list[Tensor],
     values: list[Tensor],
     places: tuple[Place, ...],
+    attend: Attend,
     text_kv: tuple[Tensor, Tensor],
 ) -> Tensor:
     def past(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return write_and_attend(q, k, v, keys, values, places)
+        return write_and_attend(q, k, v, keys, values, places, attend)
 
     return block(x, time, 0, past, text_kv)  # type: ignore[no-any-return]  # a module's call
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sdv2live.engine.attention_choice import Attend
 from sdv2live.engine.model.attention import SelfAttention, attend
 from sdv2live.engine.model.rope import RopeTable, rotate
 from sdv2live.engine.sinks import NEVER
@@ -38,7 +39,7 @@ class KVCache:
     """keys[layer][row], values[layer][row]: [K, L, heads, D]. Rows are made when first needed, kept, and never moved.
 
     generation: how often memory was given back; addresses hold for one. positions: how many time positions its keys can
-    have; the window's own count by default. judges_sinks and
+    have; the window's own count by default. attend: the kernel of its attention. judges_sinks and
     writes_empty_rows: what the `reference` profile does by itself; the default profile decides on the host.
     """
 
@@ -60,6 +61,7 @@ class KVCache:
         self.window = window
         self.tokens = grid_hw[0] * grid_hw[1]
         self.rows = self.generation = 0
+        self.attend: Attend = attend
         self._shape = (window.capacity, self.tokens, heads, head_dim)
         self._device, self._dtype = device, dtype
         self.keys: list[list[Tensor]] = [[] for _ in range(layers)]
@@ -156,6 +158,10 @@ class CachedAttention:
     def generation(self) -> int:
         return self._cache.generation
 
+    @property
+    def attend(self) -> Attend:
+        return self._cache.attend
+
     def at(self, places: tuple[Place, ...]) -> CachedAttention:
         """The same with its places in other memory."""
         other = copy.copy(self)
@@ -168,11 +174,17 @@ class CachedAttention:
         return [keys[row] for row in self.rows], [values[row] for row in self.rows]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return write_and_attend(q, k, v, *self.memory(layer), self.places)
+        return write_and_attend(q, k, v, *self.memory(layer), self.places, self.attend)
 
 
 def write_and_attend(
-    q: Tensor, k: Tensor, v: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], places: Sequence[Place]
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    places: Sequence[Place],
+    attend: Attend = attend,
 ) -> Tensor:
     """The attention of one layer: tensors alone, so that it can be compiled, or captured and replayed.
 

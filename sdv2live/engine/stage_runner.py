@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdv2live.engine.attention_choice import AttentionChoice, choose_attention
 from sdv2live.engine.codec import Codec, Side
 from sdv2live.engine.compile import PartStep, part_of
 from sdv2live.engine.kv_cache import KVCache, RowWrite
@@ -66,6 +67,18 @@ class StageRunner:
             device=device,
             dtype=dtype,
         )
+        self.attention = AttentionChoice()
+        if compiles and dit.part.blocks:
+            tokens, config = self.cache.tokens, dit.config
+            self.attention = choose_attention(
+                device,
+                tokens=tokens,
+                past_tokens=window.capacity * tokens,
+                heads=config.num_heads,
+                head_dim=config.head_dim,
+                dtype=dtype,
+            )
+            self.cache.attend = self.attention.attend
         self.reset()
 
     def reset(self) -> None:
