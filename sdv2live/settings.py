@@ -21,6 +21,7 @@ def engine_spec(registry: Registry) -> EngineSpec:
         size_wh=size_wh,
         precision=str(values["engine.precision"]),
         threads=int(values["engine.threads"]),
+        compile=str(values["engine.compile"]),
         device=str(values["engine.device"]),
         profile=str(values["engine.profile"]),
         vae=str(values["engine.vae"]),

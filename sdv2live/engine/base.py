@@ -22,11 +22,12 @@ class EngineSpec:
     """What to build: fixed while an engine lives. size_wh: multiples of 16. threads 0: all cores.
 
     precision and device: `auto` or a name of torch. profile: `default` or `reference` (kv_cache.py). steps_count: how
-    many denoising steps it has to have memory for at the start. waits_for_text: see PromptMixer. gpus: how many ranks
-    this machine has, world: how many there are on all machines (0: no others); they meet at master, HOST:PORT (empty:
-    a free port of loopback). split: how many blocks each rank has, `auto` or numbers with commas. The rest is for the
-    Wan engines: vae as `--vae`, weights a folder ('': where fetched models lie), random_weights instead of files,
-    window_frames 0 and sink_frames -1 the engine's own, normalises_latents as in WanCodec.
+    many denoising steps it has to have memory for at the start. waits_for_text: see PromptMixer. compile: `auto`, `on`
+    or `off` (compile.py). gpus: how many ranks this machine has, world: how many there are on all machines (0: no
+    others); they meet at master, HOST:PORT (empty: a free port of loopback). split: how many blocks each rank has,
+    `auto`, `reference` or numbers with commas. The rest is for the Wan engines: vae as `--vae`, weights a folder ('':
+    where fetched models lie), random_weights instead of files, window_frames 0 and sink_frames -1 the engine's own,
+    normalises_latents as in WanCodec.
     """
 
     name: str
@@ -37,6 +38,7 @@ class EngineSpec:
     profile: str = "default"
     steps_count: int = 1
     waits_for_text: bool = False
+    compile: str = "auto"
     vae: str = "wan"
     weights: str = ""
     random_weights: bool = False

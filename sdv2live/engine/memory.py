@@ -73,6 +73,7 @@ def count_memory(spec: EngineSpec, dit: WanConfig, vae: WanVaeConfig, *, dtype: 
     mode = VAE_MODES[spec.vae]
     with meta:
         network = _Alike(dit).to(dtype).requires_grad_(False)
+    network.join_products_()
     codecs = [codec.to(dtype) for codec in empty_networks(mode, vae) if codec is not None]
     modules = dict.fromkeys((network, *codecs))
     weights = sum(each.numel() * each.element_size() for module in modules for each in module.state_dict().values())

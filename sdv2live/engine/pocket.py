@@ -15,6 +15,7 @@ from torch import Tensor
 from sdv2live.engine.base import EngineSpec
 from sdv2live.engine.catalogue import traits_of, window_of
 from sdv2live.engine.codec import Form, Side
+from sdv2live.engine.compile import chooses_compile
 from sdv2live.engine.model import pocket_codec
 from sdv2live.engine.model.pocket_codec import Memory, PocketCodec
 from sdv2live.engine.model.pocket_text import PocketTextEncoder
@@ -112,4 +113,5 @@ def pocket_stage(spec: EngineSpec, weights_dir: Path, stages: StageMap, rank: in
         device=device,
         dtype=dtype,
         new_cache=cache_of(spec.profile),
+        compiles=chooses_compile(spec.compile, device),
     )

@@ -86,7 +86,14 @@ class ReferenceKVCache(KVCache):
     def ensure_rows(self, rows: int) -> None:
         super().ensure_rows(rows)
         for _ in range(len(self.rings), rows):
-            self.rings.append([Ring([0] * self.window.capacity, self.first_rolling) for _ in range(self._layers)])
+            self.rings.append(self._empty_rings())
+
+    def _empty_rings(self) -> list[Ring]:
+        return [Ring([0] * self.window.capacity, self.first_rolling) for _ in range(self._layers)]
+
+    def reset(self) -> None:
+        super().reset()
+        self.rings = [self._empty_rings() for _ in self.rings]
 
     def give_back_rows(self, kept: int) -> None:
         super().give_back_rows(kept)

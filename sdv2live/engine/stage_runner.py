@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdv2live.engine.attention_choice import AttentionChoice, choose_attention
 from sdv2live.engine.codec import Codec, Side
+from sdv2live.engine.compile import PartStep, part_of
 from sdv2live.engine.kv_cache import KVCache, RowWrite
 from sdv2live.engine.model.wan_transformer import Block, Part, TextContext, TimeContext, WanTransformer
 from sdv2live.engine.noise import NoiseSource
@@ -46,32 +48,48 @@ class StageRunner:
         dtype: torch.dtype,
         new_cache: Callable[..., KVCache] = KVCache,
         noise: NoiseSource | None = None,
+        compiles: bool = False,
     ) -> None:
-        self.dit, self.codec, self.device, self.dtype = dit, codec, device, dtype
-        self.size_wh, self._window, self._new_cache = size_wh, window, new_cache
+        """compiles: as compile.py has it, from the first steady step on."""
+        self.dit, self.codec, self.device, self.dtype, self.compiles = dit, codec, device, dtype, compiles
+        self.size_wh = size_wh
         self._noise = noise or NoiseSource()
         self.meter = StageMeter(StageClock(device))
+        dit.join_products_()
+        self._run_part = part_of(dit, device, compiles=compiles)
         self.times: dict[int, TimeContext] = {}
         self.prompts: dict[int, Prompt] = {}
+        (width, height), scale = size_wh, codec.spatial_factor * 2
+        self.cache = new_cache(
+            window,
+            layers=dit.part.blocks,
+            heads=dit.config.num_heads,
+            head_dim=dit.config.head_dim,
+            grid_hw=(height // scale, width // scale),
+            device=device,
+            dtype=dtype,
+        )
+        self.attention = AttentionChoice()
+        if compiles and dit.part.blocks:
+            tokens, config = self.cache.tokens, dit.config
+            self.attention = choose_attention(
+                device,
+                tokens=tokens,
+                past_tokens=window.capacity * tokens,
+                heads=config.num_heads,
+                head_dim=config.head_dim,
+                dtype=dtype,
+            )
+            self.cache.attend = self.attention.attend
         self.reset()
 
     def reset(self) -> None:
         """A new epoch: caches, memories and what was kept of chunks. Prompts and timesteps stay."""
-        # The old ones go before the new ones come: both at once may not fit.
-        self.__dict__.pop("cache", None)
+        self._run_part.end_warm_up()
+        # The old one goes before the new one comes: both at once may not fit.
         self.__dict__.pop("codec_state", None)
-        width, height = self.size_wh
-        config, scale = self.dit.config, self.codec.spatial_factor * 2
-        self.cache: KVCache = self._new_cache(
-            self._window,
-            layers=self.dit.part.blocks,
-            heads=config.num_heads,
-            head_dim=config.head_dim,
-            grid_hw=(height // scale, width // scale),
-            device=self.device,
-            dtype=self.dtype,
-        )
         self.codec_state = self.codec.new_state(self.size_wh)
+        self.cache.reset()  # where it is: what was captured knows its addresses
 
     def add_prompt(self, number: int, embedding: Tensor) -> None:
         """Keep a prompt under its number for as long as orders name it. embedding: on the host."""
@@ -92,18 +110,12 @@ class StageRunner:
         x: tokens [B, N, dim], None before they are embedded and after the head. latents [B, F, C, h, w] float32: as
         they came, and behind the head those of the next step.
         """
-        started, part, frames = self.meter.begin(), self.dit.part, latents.shape[1]
-        time = TimeContext.stack([self.time_context(row.timestep) for row in order.rows], frames)
-        if part.embeds:
-            x = self.dit.embed(latents.to(self.dtype))
-        if part.blocks:
-            writes = [RowWrite(row.row, row.first_frame, row.newest_frame, row.sink_threshold) for row in order.rows]
-            text = TextContext.stack([self._text_context(row.text) for row in order.rows])
-            assert x is not None, "nobody has embedded the latents"
-            x = self.dit.run_blocks(x, time, text, self.cache.attention(writes))
+        started, part = self.meter.begin(), self.dit.part
+        if part.blocks or part.finishes:
+            x = self._run_part(self._step(order, x, latents))
         if part.finishes:
             assert x is not None
-            flow = self.dit.finish(x, time, (latents.shape[-2] // 2, latents.shape[-1] // 2)).float()
+            flow = x.float()
             advanced = [
                 self._advanced(order, row, latents[b : b + 1], flow[b : b + 1]) for b, row in enumerate(order.rows)
             ]
@@ -113,6 +125,20 @@ class StageRunner:
         self._forget_prompts(order)
         self.meter.end("blocks", started)
         return x, latents
+
+    def _step(self, order: StepOrder, x: Tensor | None, latents: Tensor) -> PartStep:
+        given = latents.to(self.dtype) if self.dit.part.embeds else x
+        assert given is not None, "nobody has embedded the latents"
+        frames, (height, width) = latents.shape[1], latents.shape[-2:]
+        writes = [RowWrite(row.row, row.first_frame, row.newest_frame, row.sink_threshold) for row in order.rows]
+        return PartStep(
+            x=given,
+            time=TimeContext.stack([self.time_context(row.timestep) for row in order.rows], frames),
+            text=TextContext.stack([self._text_context(row.text) for row in order.rows]),
+            past=self.cache.attention(writes),
+            grid_hw=(height // 2, width // 2),
+            texts=tuple(row.text for row in order.rows),
+        )
 
     def decode(self, order: DecodeOrder, latents: Tensor, side: Side) -> tuple[Tensor, Tensor]:
         """Clean latents -> frames [T, H, W, 3] uint8 and whether they are finite, on the device and not waited for."""
@@ -197,6 +223,7 @@ class StageRunner:
     def have_part(self, part: Part) -> None:
         """Go on with the blocks that there are now."""
         self.dit.part = part
+        self.dit.join_products_()
         self.times.clear()
         for prompt in self.prompts.values():
             prompt.context = None

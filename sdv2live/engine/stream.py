@@ -155,7 +155,10 @@ class StreamEngine(Engine):
         self._prompts.encode(texts, falls_back=falls_back)
 
     def warm_up(self) -> None:
-        """Two chunks of grey with a prompt of zeros: the opening and one more."""
+        """Grey with a prompt of zeros: the opening and one more chunk.
+
+        Where parts are compiled it goes on until they have run: beyond a full window, in both schedules if they differ.
+        """
         config, prompts = self.pipe.first.dit.config, self._prompts
         self._prompts = PromptMixer(Direct(lambda _: torch.zeros(1, config.text_len, config.text_dim)))
         try:
@@ -169,11 +172,21 @@ class StreamEngine(Engine):
         self.reset()
 
     def _run_grey(self) -> None:
+        steps = self._warm_up_steps
+        settings = ChunkSettings(steps=(600, 300), steps_count=steps)
+        self._run_grey_chunks(2, settings)
+        if self.pipe.first.compiles:
+            self._run_grey_chunks(self._window.capacity, settings)
+            if steps > 1:
+                self._run_grey_chunks(steps + 1, replace(settings, schedule="throughput"))
+        self.flush()
+
+    def _run_grey_chunks(self, count: int, settings: ChunkSettings) -> None:
         width, height = self.traits.size_wh
-        for number in range(2):
+        for number in range(count):
             frames = np.full((self.frames_wanted, height, width, 3), 128, dtype=np.uint8)
-            self.submit(Chunk(number, frames), ChunkSettings(steps=(600, 300), steps_count=self._warm_up_steps))
-            self.flush()
+            self.submit(Chunk(number, frames), settings)
+            self.poll()
 
     @property
     def frames_wanted(self) -> int:
@@ -259,6 +272,7 @@ class StreamEngine(Engine):
         rows = self.pipe.first.cache.rows
         taken = self._step_limit.failed(rows, asked=self._steps_asked)
         if taken is None:
+            self.pipe.give_back_rows(0)
             raise ChunkError(MEMORY_IS_FULL)
         self._say_steps(rows, taken)
         self.pipe.give_back_rows(taken)

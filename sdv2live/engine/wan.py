@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sdv2live.engine.base import EngineSpec
 from sdv2live.engine.catalogue import traits_of, window_of
 from sdv2live.engine.checkpoint import NotEnoughMemory, is_memory_full
+from sdv2live.engine.compile import chooses_compile
 from sdv2live.engine.embedding_cache import EmbeddingCache
 from sdv2live.engine.memory import Footprint, check_memory, count_memory
 from sdv2live.engine.model.taehv import TAEHV, patched_state_dict
@@ -115,6 +116,7 @@ def wan_stage(
             device=device,
             dtype=dtype,
             new_cache=cache_of(spec.profile),
+            compiles=chooses_compile(spec.compile, device),
         )
     except (RuntimeError, MemoryError) as error:
         if not is_memory_full(error):

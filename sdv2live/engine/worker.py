@@ -89,6 +89,7 @@ class Worker:
         if spec.threads:
             torch.set_num_threads(spec.threads)
         from sdv2live.engine.build import build_engine
+        from sdv2live.engine.compile import chooses_compile
         from sdv2live.engine.precision import choose_device, device_name
 
         def say(stage: str) -> None:
@@ -102,7 +103,8 @@ class Worker:
             say=say,
             on_landed=lambda: self._link.inbox.put((Message.LANDED, b"")),
         )
-        say("warming up")
+        compiles = chooses_compile(spec.compile, choose_device(spec.device))
+        say("compiling and warming up" if compiles else "warming up")
         started_s = time.monotonic()
         engine.warm_up()
         warm_up_s = time.monotonic() - started_s
@@ -117,7 +119,9 @@ class Worker:
         )
         epoch = engine.reset()
         self._engine = engine
-        if not spec.threads and spec.ranks == 1 and choose_device(spec.device).type == "cpu":
+        # What is compiled is compiled for a number of threads.
+        is_free = not spec.threads and spec.ranks == 1 and not compiles
+        if is_free and choose_device(spec.device).type == "cpu":
             self._governor = ThreadGovernor(torch.get_num_threads(), torch.set_num_threads)
         self._link.send(
             Message.READY,

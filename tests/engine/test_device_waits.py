@@ -55,7 +55,7 @@ class WaitsNowhereButAtTheEnd(StreamEngine):
                 super()._deliver(item, pixels, is_finite)
 
 
-def engine_on(device: torch.device, name: str) -> StreamEngine:
+def engine_on(device: torch.device, name: str, *, compiles: bool = False) -> StreamEngine:
     """The Wan engine at a small size, or the pocket's networks; drawn on the CPU, then moved."""
     config = WAN if name == "wan" else POCKET
     dit = drawn_(WanTransformer(config)).to(device)
@@ -66,7 +66,7 @@ def engine_on(device: torch.device, name: str) -> StreamEngine:
         codec = PocketStreamCodec(PocketCodec().eval().requires_grad_(False).to(device))
     return WaitsNowhereButAtTheEnd(
         traits=EngineTraits(name, SIZE_WH, first_chunk_frames=5 if name == "wan" else 4, chunk_frames=4, defaults={}),
-        pipe=one_stage(dit, codec, Window(6, 3), SIZE_WH, device=device),
+        pipe=one_stage(dit, codec, Window(6, 3), SIZE_WH, device=device, compiles=compiles),
         prompts=PromptMixer(Direct(lambda text: torch.full((1, config.text_len, config.text_dim), len(text) / 9))),
         window=Window(6, 3),
     )
@@ -127,11 +127,14 @@ def unwatched() -> Iterator[None]:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU that torch can use")
+@pytest.mark.parametrize("compiles", [False, True])
 @pytest.mark.parametrize("schedule", ["latency", "throughput"])
 @pytest.mark.parametrize("name", ["wan", "pocket"])
-def test_cuda_sees_no_sync_inside_a_chunk(name: str, schedule: str) -> None:
+def test_cuda_sees_no_sync_inside_a_chunk(name: str, schedule: str, compiles: bool) -> None:
     """The start is let go: libraries set themselves up and tables are made. Then steady chunks and every change."""
-    engine = engine_on(torch.device("cuda", 0), name)
+    engine = engine_on(torch.device("cuda", 0), name, compiles=compiles)
+    if compiles:
+        engine.warm_up()
     run(engine, 0, 3, schedule)
     torch.cuda.synchronize()
     with unwatched():  # which puts back what was there

@@ -75,13 +75,20 @@ def toy_prompt(text: str) -> Tensor:
 
 
 def toy_engine(
-    *, window: Window | None = None, first_epoch: int = 0, new_cache: Callable[..., KVCache] = KVCache
+    *,
+    window: Window | None = None,
+    first_epoch: int = 0,
+    new_cache: Callable[..., KVCache] = KVCache,
+    compiles: bool = False,
+    codec: SumCodec | None = None,
 ) -> StreamEngine:
     traits = EngineTraits("toy", SIZE_WH, first_chunk_frames=4, chunk_frames=4, defaults={})
     window = window or Window(capacity=4, sinks=1)
     return StreamEngine(
         traits=traits,
-        pipe=one_stage(drawn_(WanTransformer(SMALL)), SumCodec(), window, SIZE_WH, new_cache=new_cache),
+        pipe=one_stage(
+            drawn_(WanTransformer(SMALL)), codec or SumCodec(), window, SIZE_WH, new_cache=new_cache, compiles=compiles
+        ),
         prompts=PromptMixer(Direct(toy_prompt)),
         window=window,
         first_epoch=first_epoch,
@@ -97,6 +104,7 @@ def one_stage(
     device: torch.device = CPU,
     new_cache: Callable[..., KVCache] = KVCache,
     noise: NoiseSource | None = None,
+    compiles: bool = False,
 ) -> LocalPipe:
     """The whole model in this process, in float32."""
     runner = StageRunner(
@@ -108,6 +116,7 @@ def one_stage(
         dtype=torch.float32,
         new_cache=new_cache,
         noise=noise,
+        compiles=compiles,
     )
     return LocalPipe([runner])
 

@@ -27,9 +27,9 @@ def axis_angles(positions: int, pairs: int) -> Tensor:
 
 
 class RopeTable:
-    """The turn of every pair for every (time position, token of a latent frame), as numbers of length 1.
+    """The turn of every pair for every (time position, token of a latent frame): cosine and sine of its angle.
 
-    turns: complex64 [positions, L, D/2] on `device`, L = grid height * grid width, row-major.
+    turns: float32 [positions, L, D/2, 2] on `device`, L = grid height * grid width, row-major.
     """
 
     def __init__(self, *, head_dim: int, grid_hw: tuple[int, int], positions: int, device: torch.device) -> None:
@@ -43,12 +43,12 @@ class RopeTable:
             ],
             dim=-1,
         ).reshape(positions, height * width, head_dim // 2)
-        self.turns = torch.polar(torch.ones_like(angles), angles).to(torch.complex64).to(device)
+        self.turns = torch.stack([angles.cos(), angles.sin()], -1).float().to(device)
         self._gathered: dict[tuple[int, ...], Tensor] = {}
         self._gathered_bytes = 0
 
     def at(self, positions: tuple[int, ...]) -> Tensor:
-        """Turns [len(positions) * L, 1, D/2] for latent frames at these time positions, one after another.
+        """Turns [len(positions) * L, 1, D/2, 2] for latent frames at these time positions, one after another.
 
         Kept: a full window has only as many orders as it has rolling slots. Host integers, so no index goes up.
         """
@@ -63,6 +63,11 @@ class RopeTable:
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn the pairs of x [..., tokens, heads, D] by `turns`, which broadcasts to [..., tokens, 1, D/2]; x's dtype."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+    """Turn the pairs of x [..., tokens, heads, D] by `turns`, broadcast to [..., tokens, 1, D/2, 2]; x's dtype."""
+    pairs = x.float().unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():  # a compiler makes one kernel of sums and products, and none of complex numbers
+        (a, b), (cos, sin) = pairs.unbind(-1), turns.unbind(-1)
+        turned = torch.stack([a * cos - b * sin, a * sin + b * cos], -1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(turns))
+    return turned.flatten(-2).to(x.dtype)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -152,10 +153,44 @@ class _Projections(nn.Module):
 
 
 class SelfAttentionLayer(_Projections):
+    """q, k and v are one product where `join_` has laid their weights out as one.
+
+    The parameters are then parts of that, under their own names. Weights that are moved or exchanged are parted again.
+    """
+
+    def __init__(self, config: WanConfig) -> None:
+        super().__init__(config)
+        self.joined: tuple[Tensor, Tensor] | None = None  # weight [3 * dim, dim] and bias
+
+    def join_(self) -> None:
+        """Lay the weights out as one, in a memory of their own. A second time: nothing."""
+        if self.joined is not None:
+            return
+        layers = self.q, self.k, self.v
+        joined = torch.cat([each.weight for each in layers]), torch.cat([each.bias for each in layers])
+        for layer, weight, bias in zip(layers, *(whole.chunk(len(layers)) for whole in joined), strict=True):
+            layer.weight, layer.bias = (nn.Parameter(part, requires_grad=False) for part in (weight, bias))
+        self.joined = joined
+
+    def products(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v of x [B, N, dim]."""
+        if self.joined is None:
+            return self.q(x), self.k(x), self.v(x)
+        q, k, v = F.linear(x, *self.joined).chunk(3, -1)
+        return q, k, v
+
+    def _apply(self, *arguments: Any, **options: Any) -> Any:
+        self.joined = None
+        return super()._apply(*arguments, **options)
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        self.joined = None
+        super()._load_from_state_dict(*arguments, **options)
+
     def forward(self, x: Tensor, layer: int, past: SelfAttention) -> Tensor:
-        q = self.heads(self.norm_q(self.q(x)))
-        k = self.heads(self.norm_k(self.k(x)))
-        return self.o(past(layer, q, k, self.heads(self.v(x))).flatten(2))
+        q, k, v = self.products(x)
+        q, k = self.norm_q(q), self.norm_k(k)
+        return self.o(past(layer, self.heads(q), self.heads(k), self.heads(v)).flatten(2))
 
 
 class CrossAttentionLayer(_Projections):
@@ -227,13 +262,19 @@ class WanTransformer(nn.Module):
             nn.init.zeros_(self.head.head.weight)
             nn.init.zeros_(self.head.head.bias)
 
+    @torch.no_grad()
+    def join_products_(self) -> None:
+        """q, k and v of each block as one product, for streaming: no second copy stays. A second time: nothing."""
+        for block in self.own_blocks():
+            block.self_attn.join_()
+
     def encode_text(self, embeddings: Tensor) -> TextContext:
         """embeddings [B, X <= text_len, text_dim]; shorter ones are padded with zero rows, which take part."""
         if not self.part.blocks:
             return TextContext((), ())
         missing = self.config.text_len - embeddings.shape[1]
         text = self.text_embedding(F.pad(embeddings, (0, 0, 0, missing)))
-        pairs = [block.cross_attn.text_keys_values(text) for block in self._own_blocks()]
+        pairs = [block.cross_attn.text_keys_values(text) for block in self.own_blocks()]
         return TextContext(tuple(k for k, _ in pairs), tuple(v for _, v in pairs))
 
     def encode_time(self, timesteps: Tensor) -> TimeContext:
@@ -244,12 +285,13 @@ class WanTransformer(nn.Module):
             time = self.time_embedding(timestep_embedding(timesteps, self.config.freq_dim).to(dtype))
         if self.part.blocks:
             time6 = self.time_projection(time).unflatten(-1, (6, self.config.dim))
-            blocks = torch.stack([block.modulation for block in self._own_blocks()])[:, :, None] + time6
+            blocks = torch.stack([block.modulation for block in self.own_blocks()])[:, :, None] + time6
         if self.part.finishes:
             head = self.head.modulation[:, None] + time[:, :, None]
         return TimeContext(blocks, head)
 
-    def _own_blocks(self) -> list[Block]:
+    def own_blocks(self) -> list[Block]:
+        """The blocks of its part, in order."""
         own = range(self.part.first_block, self.part.end_block)
         return [self.blocks[str(layer)] for layer in own]  # type: ignore[misc]
 
@@ -264,7 +306,7 @@ class WanTransformer(nn.Module):
 
     def run_blocks(self, x: Tensor, time: TimeContext, text: TextContext, past: SelfAttention) -> Tensor:
         """Its blocks over x [B, N, dim]. Layers of `past` count from the first of them."""
-        for index, block in enumerate(self._own_blocks()):
+        for index, block in enumerate(self.own_blocks()):
             assert time.blocks is not None
             x = block(x, time.blocks[index], index, past, (text.keys[index], text.values[index]))
         return x

@@ -1,0 +1,238 @@
+"""Where fast paths are chosen and built: the one place. Owns: compiled regions, CUDA graphs, the way back from both.
+
+A steady step, in which every row writes one frame into a full window, always has the same shapes. Its blocks and its
+head are compiled, each block by the same code; on a CUDA GPU the whole is then captured for its rows and replayed. What
+is not steady (the opening, the filling) runs plainly, and so does everything where a fast path could not be built.
+Compiling happens before the stream is live and never in it. Runs on the thread of its rank.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sdv2live.engine.attention_choice import Attend
+from sdv2live.engine.checkpoint import is_memory_full
+from sdv2live.engine.kv_cache import CachedAttention, Place, write_and_attend
+from sdv2live.engine.model.attention import SelfAttention
+from sdv2live.engine.model.wan_transformer import Block, TextContext, TimeContext, WanTransformer
+from sdv2live.errors import one_line
+
+log = logging.getLogger(__name__)
+
+
+def chooses_compile(wanted: str, device: torch.device) -> bool:
+    """wanted: auto, on or off. auto: on for a CUDA GPU; on a processor it costs a minute and gains little."""
+    return device.type == "cuda" if wanted == "auto" else wanted == "on"
+
+
+@dataclass(frozen=True, slots=True)
+class PartStep:
+    """What a part of the DiT computes a forward from. x: tokens [B, N, dim], or latents [B, F, C, h, w] if it embeds.
+
+    texts: the numbers of the rows' prompts, the same for the same text context.
+    """
+
+    x: Tensor
+    time: TimeContext
+    text: TextContext
+    past: SelfAttention
+    grid_hw: tuple[int, int]
+    texts: tuple[int, ...]
+
+
+def part_of(dit: WanTransformer, device: torch.device, *, compiles: bool) -> PlainPart:
+    """What runs a part of the DiT."""
+    if not compiles:
+        return PlainPart(dit)
+    return FastPart(dit, capture=CudaCapture(device) if device.type == "cuda" else None)
+
+
+class PlainPart:
+    """A part of the DiT as it stands: the twin of every faster one."""
+
+    def __init__(self, dit: WanTransformer) -> None:
+        self.dit = dit
+
+    def __call__(self, step: PartStep) -> Tensor:
+        """-> tokens [B, N, dim] for the next part, or the flow [B, F, C, h, w] of the one that has the head."""
+        part, x = self.dit.part, step.x
+        if part.embeds:
+            x = self.dit.embed(x)
+        if part.blocks:
+            x = self.dit.run_blocks(x, step.time, step.text, step.past)
+        return self.dit.finish(x, step.time, step.grid_hw) if part.finishes else x
+
+    def end_warm_up(self) -> None:
+        """Nothing is built from now on."""
+
+
+class FastPart(PlainPart):
+    """Steady steps compiled, and captured where the device has graphs. Two streams may share the compiled code."""
+
+    def __init__(self, dit: WanTransformer, *, capture: Capture | None) -> None:
+        """capture: what makes graphs of steps; None where the device has none."""
+        super().__init__(dit)
+        self._block, self._head = (torch.compile(each, dynamic=False, fullgraph=True) for each in (_block, _head))
+        self._capture = capture
+        self._graphs: dict[tuple[int, ...], CapturedStep] = {}  # by their rows
+        self._generation = 0
+        self._has_run = self._is_warm = False
+
+    def __call__(self, step: PartStep) -> Tensor:
+        if not (isinstance(step.past, CachedAttention) and step.past.is_steady):
+            return super().__call__(step)
+        self._has_run = True
+        if self._capture is not None:
+            try:
+                return self._replayed(step, step.past, self._capture)
+            except RuntimeError as error:
+                self._capture = None
+                self._graphs.clear()
+                log.warning("the steps are not replayed as a CUDA graph, and take longer: %s", one_line(error))
+        return self._compiled(step, step.past)
+
+    def end_warm_up(self) -> None:
+        """What is compiled by now is used; other shapes run plainly. Before a first steady step: nothing."""
+        self._is_warm = self._has_run
+
+    def _compiled(self, step: PartStep, past: CachedAttention) -> Tensor:
+        try:
+            with torch.compiler.set_stance("eager_on_recompile") if self._is_warm else nullcontext():
+                return self._steady(step, past)
+        except (RuntimeError, OSError) as error:
+            if is_memory_full(error) or self._block is _block:
+                raise
+            self._block, self._head = _block, _head
+            log.warning("the engine runs without compiled parts, and slower: %s", one_line(error))
+        # What was written so far is written once more, to the same slots.
+        return self._steady(step, past)
+
+    def _steady(self, step: PartStep, past: CachedAttention) -> Tensor:
+        part, x = self.dit.part, step.x
+        if part.embeds:
+            x = self.dit.embed(x)
+        for layer, block in enumerate(self.dit.own_blocks()):
+            assert step.time.blocks is not None
+            text_kv = step.text.keys[layer], step.text.values[layer]
+            x = self._block(block, x, step.time.blocks[layer], *past.memory(layer), past.places, past.attend, text_kv)
+        return self._head(self.dit, x, step.time.head, step.grid_hw) if part.finishes else x
+
+    def _replayed(self, step: PartStep, past: CachedAttention, capture: Capture) -> Tensor:
+        if past.generation != self._generation:
+            self._graphs.clear()  # they know the old memory by its addresses
+            self._generation = past.generation
+        graph = self._graphs.get(past.rows)
+        if graph is None or not graph.fits(step):
+            self._graphs.pop(past.rows, None)
+            graph = self._graphs[past.rows] = CapturedStep(self._compiled, step, past, capture)
+        return graph.replay(step, past)
+
+
+class Graph(Protocol):
+    """Work that was recorded. replay: has the device do it again, in the same memory; waits for nothing."""
+
+    def replay(self) -> None: ...
+
+
+Capture = Callable[[Callable[[], Tensor]], tuple[Graph, Tensor]]  # runs the work once -> its graph, and what it makes
+
+
+class CudaCapture:
+    """Records work of one GPU. Its graphs share their memory, so what one made is to be copied before another runs."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: torch.cuda.Stream | None = None
+        self._graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
+
+    def __call__(self, work: Callable[[], Tensor]) -> tuple[Graph, Tensor]:
+        """Raises RuntimeError where it cannot be recorded. Waits for the device."""
+        current = torch.cuda.current_stream(self._device)
+        self._stream = self._stream or torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):  # once outside of the graph: libraries set themselves up, code is made
+            work()
+        current.wait_stream(self._stream)
+        graph = torch.cuda.CUDAGraph()
+        pool = next((each.pool() for each in self._graphs), None)
+        with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
+            made = work()
+        self._graphs.add(graph)
+        return graph, made
+
+
+class CapturedStep:
+    """A steady forward of certain rows as a graph, with inputs that stay where they are.
+
+    It has the addresses of its rows' cache, and holds none of it.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[PartStep, CachedAttention], Tensor],
+        step: PartStep,
+        past: CachedAttention,
+        capture: Capture,
+    ) -> None:
+        times = (None if each is None else each.clone() for each in (step.time.blocks, step.time.head))
+        texts = (tuple(each.clone() for each in kept) for kept in (step.text.keys, step.text.values))
+        held = replace(step, x=step.x.clone(), time=TimeContext(*times), text=TextContext(*texts))
+        self._places = tuple(Place(*(each.clone() for each in place)) for place in past.places)
+        moved = past.at(self._places)
+        self._graph, self._made = capture(lambda: forward(held, moved))
+        self._step = replace(held, past=moved)
+
+    def fits(self, step: PartStep) -> bool:
+        return step.x.shape == self._step.x.shape and step.x.dtype == self._step.x.dtype
+
+    def replay(self, step: PartStep, past: CachedAttention) -> Tensor:
+        """-> as PlainPart, in memory of its own. Copies on the device alone, a prompt only when it is another."""
+        held = self._step
+        _copy(_tensors(step, past.places), _tensors(held, self._places))
+        if step.texts != held.texts:
+            _copy((*step.text.keys, *step.text.values), (*held.text.keys, *held.text.values))
+            self._step = replace(held, texts=step.texts)
+        self._graph.replay()
+        return self._made.clone()
+
+
+def _tensors(step: PartStep, places: Sequence[Place]) -> list[Tensor]:
+    """All that differs from one step to the next, but the text."""
+    times = [each for each in (step.time.blocks, step.time.head) if each is not None]
+    return [step.x, *times, *(each for place in places for each in place)]
+
+
+def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        target.copy_(source, non_blocking=True)
+
+
+# Regions that are compiled: tensors and modules alone, so that one code serves every layer.
+
+
+def _block(
+    block: Block,
+    x: Tensor,
+    time: Tensor,
+    keys: list[Tensor],
+    values: list[Tensor],
+    places: tuple[Place, ...],
+    attend: Attend,
+    text_kv: tuple[Tensor, Tensor],
+) -> Tensor:
+    def past(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return write_and_attend(q, k, v, keys, values, places, attend)
+
+    return block(x, time, 0, past, text_kv)  # type: ignore[no-any-return]  # a module's call
+
+
+def _head(dit: WanTransformer, x: Tensor, time: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+    return dit.finish(x, TimeContext(None, time), grid_hw)

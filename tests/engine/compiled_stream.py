@@ -1,0 +1,95 @@
+"""A compiled stream beside its plain twin, in a process of its own: what torch compiles with outlives a test.
+
+`python -m tests.engine.compiled_stream DEVICE` prints what it found as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdv2live.engine.base import ChunkSettings, EngineTraits
+from sdv2live.engine.model.wan_transformer import WanTransformer
+from sdv2live.engine.prompts import PromptMixer
+from sdv2live.engine.stream import StreamEngine
+from sdv2live.engine.text_ahead import Direct
+from sdv2live.engine.window import Window
+from tests.engine.toy import SIZE_WH, SMALL, SumCodec, drawn_, one_stage, run_toy, toy_prompt
+
+BASE = ChunkSettings(mix=(("one", 1.0),), steps=(800, 600, 400, 200), steps_count=2, noise_mode="fresh")
+SCRIPT = [
+    *[BASE] * 8,
+    *[replace(BASE, mix=(("two", 1.0),), seed=4)] * 6,
+    *[replace(BASE, mix=(("three", 1.0),), transition_chunks=3, steps_count=3, sink_requests=1)] * 8,
+    *[replace(BASE, steps=(700, 300), noise_max=0.5, noise_min=0.4, steps_count=1)] * 8,
+]
+
+
+class KeptLatents(SumCodec):
+    def __init__(self) -> None:
+        super().__init__()
+        self.latents: list[Tensor] = []
+
+    def decode(self, latents: Tensor, *rest: Any) -> Tensor:
+        self.latents.append(latents.clone())
+        return super().decode(latents, *rest)
+
+
+def difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
+    """The largest one of the newest pictures of a script, as a share of the largest value."""
+    pairs = zip(ours[-len(SCRIPT) :], theirs[-len(SCRIPT) :], strict=True)
+    return max(float((one - other).abs().max() / other.abs().max()) for one, other in pairs)
+
+
+class Said(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+def engine_on(device: torch.device, codec: SumCodec, *, compiles: bool) -> StreamEngine:
+    codec._mix = codec._mix.to(device)
+    window = Window(4, 1)
+    return StreamEngine(
+        traits=EngineTraits("toy", SIZE_WH, first_chunk_frames=4, chunk_frames=4, defaults={}),
+        pipe=one_stage(
+            drawn_(WanTransformer(SMALL)).to(device), codec, window, SIZE_WH, device=device, compiles=compiles
+        ),
+        prompts=PromptMixer(Direct(toy_prompt)),
+        window=window,
+    )
+
+
+def main(device: torch.device) -> None:
+    said, ours, theirs = Said(), KeptLatents(), KeptLatents()
+    logging.getLogger("sdv2live").addHandler(said)
+    engine, twin = engine_on(device, ours, compiles=True), engine_on(device, theirs, compiles=False)
+    engine.warm_up()
+    counts = torch._dynamo.utils.counters["stats"]
+    compiled = counts["unique_graphs"]
+    # Live, what would have to be compiled runs plainly; here that is to fail.
+    stance = torch.compiler.set_stance
+    torch.compiler.set_stance = lambda _: stance("fail_on_recompile")  # type: ignore[assignment,misc]
+    run_toy(engine, SCRIPT)
+    twin.reset()
+    run_toy(twin, SCRIPT)
+    found = {
+        "said": said.messages,
+        "compiled": compiled,
+        "compiled_live": counts["unique_graphs"] - compiled,
+        "difference": difference(ours.latents, theirs.latents),
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(torch.device(sys.argv[1]))

@@ -1,0 +1,160 @@
+"""Fast paths beside their plain twin: the same picture, nothing compiled while live, and a way back from each."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sdv2live.engine import compile as fast
+from sdv2live.engine import stage_runner
+from sdv2live.engine.stream import StreamEngine
+from tests.engine.compiled_stream import BASE, SCRIPT, KeptLatents, difference
+from tests.engine.toy import CPU, SumCodec, run_toy, toy_engine
+
+GPU = torch.device("cuda")
+ROOT = Path(__file__).parents[2]
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == fast.__name__]
+
+
+@pytest.mark.parametrize(("wanted", "cpu", "gpu"), [("auto", False, True), ("on", True, True), ("off", False, False)])
+def test_who_compiles(wanted: str, cpu: bool, gpu: bool) -> None:
+    assert fast.chooses_compile(wanted, CPU) is cpu and fast.chooses_compile(wanted, GPU) is gpu
+
+
+@pytest.mark.parametrize(
+    ("device", "tolerance"),
+    [
+        pytest.param(
+            "cpu", 1e-5, marks=pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler"), id="cpu"
+        ),
+        pytest.param(
+            "cuda",
+            1e-3,
+            marks=[
+                pytest.mark.gpu,
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU that torch can use"),
+            ],
+            id="cuda, captured",
+        ),
+    ],
+)
+@pytest.mark.slow
+def test_compiled_steps_give_the_same_picture_and_nothing_is_compiled_while_live(device: str, tolerance: float) -> None:
+    """30 chunks with changes of the prompt, the steps, the noise and a sink."""
+    command = [sys.executable, "-m", "tests.engine.compiled_stream", device]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout.splitlines()[-1])
+    print(f"compared with the plain twin: {found['difference']:.1e} of the largest value")
+    assert found["said"] == [] and found["compiled_live"] == 0
+    assert found["compiled"] >= 4, "blocks and head, in both schedules"
+    assert found["difference"] <= tolerance
+
+
+def test_where_nothing_can_be_compiled_the_stream_runs_plainly(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(function: object, **options: object) -> Callable[..., Any]:
+        def call(*arguments: object) -> Tensor:
+            raise RuntimeError("no C++ compiler was found\nand more of it")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with caplog.at_level(logging.WARNING):
+        made = run_toy(toy_engine(compiles=True), SCRIPT)
+    assert said(caplog) == [
+        "the engine runs without compiled parts, and slower: no C++ compiler was found and more of it"
+    ]
+    expected = run_toy(toy_engine(), SCRIPT)
+    assert all(np.array_equal(made[number], expected[number]) for number in expected)
+
+
+class ByHand:
+    """In place of a GPU's graph: the same work on the same memory, done again."""
+
+    def __init__(self, work: Callable[[], Tensor]) -> None:
+        self._work, self.made = work, work()
+
+    def replay(self) -> None:
+        self.made.copy_(self._work())
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, work: Callable[[], Tensor]) -> tuple[ByHand, Tensor]:
+        self.count += 1
+        graph = ByHand(work)
+        return graph, graph.made
+
+
+def captured_engine(
+    monkeypatch: pytest.MonkeyPatch, capture: fast.Capture, codec: SumCodec | None = None
+) -> StreamEngine:
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    monkeypatch.setattr(stage_runner, "part_of", lambda dit, device, *, compiles: fast.FastPart(dit, capture=capture))
+    return toy_engine(compiles=True, codec=codec)
+
+
+@pytest.mark.parametrize("schedule", ["latency", "throughput"])
+def test_a_captured_step_is_replayed_for_all_that_changes(monkeypatch: pytest.MonkeyPatch, schedule: str) -> None:
+    """The same bits as the plain part: prompts, timesteps, slots and sinks reach what is replayed."""
+    script = [replace(settings, schedule=schedule) for settings in SCRIPT]
+    recorder, ours, theirs = Recorder(), KeptLatents(), KeptLatents()
+    twin = toy_engine(codec=theirs)
+    engine = captured_engine(monkeypatch, recorder, ours)
+    for each in (engine, twin):
+        run_toy(each, script)
+    assert difference(ours.latents, theirs.latents) == 0
+    if schedule == "latency":
+        assert recorder.count == 3, "once for each row"
+    before = recorder.count
+    for each in (engine, twin):  # another epoch: the same memory, nothing is captured anew
+        each.reset()
+        run_toy(each, script)
+    assert difference(ours.latents, theirs.latents) == 0
+    assert recorder.count == before
+
+
+def test_memory_that_was_given_back_is_captured_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder()
+    engine = captured_engine(monkeypatch, recorder)
+    run_toy(engine, [BASE] * 8)
+    assert recorder.count == 2
+    engine.pipe.give_back_rows(1)
+    engine.reset()
+    run_toy(engine, [BASE] * 8)
+    assert recorder.count == 4
+
+
+def test_a_step_that_cannot_be_captured_runs_plainly(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(work: Callable[[], Tensor]) -> tuple[fast.Graph, Tensor]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    expected = run_toy(toy_engine(), SCRIPT)
+    engine = captured_engine(monkeypatch, refused)
+    with caplog.at_level(logging.WARNING):
+        made = run_toy(engine, SCRIPT)
+    assert said(caplog) == [
+        "the steps are not replayed as a CUDA graph, and take longer: operation not permitted when stream is capturing"
+    ]
+    assert all(np.array_equal(made[number], expected[number]) for number in expected)
