@@ -22,6 +22,7 @@ import torch
 
 from sdv2live import __version__
 from sdv2live.bench_chart import stage_chart
+from sdv2live.bench_reference import check_reference, compare
 from sdv2live.bench_stages import counted, floor_ms_of, measure_ceilings, time_stages
 from sdv2live.engine.base import TIMINGS, Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.build import build_engine
@@ -44,6 +45,7 @@ class BenchOptions:
     json_path: Path | None = None
     chart_path: Path | None = None
     compiles: bool = True
+    compares: bool = False
     note: str = ""
 
 
@@ -54,6 +56,8 @@ def bench(registry: Registry, options: BenchOptions) -> int:
     spec = replace(engine_spec(registry), waits_for_text=True)
     if spec.threads:
         torch.set_num_threads(spec.threads)
+    if options.compares:
+        check_reference(spec)
     device = choose_device(spec.device)
     dtype = choose_dtype(spec.precision, device)
     figures = _head(spec, device, dtype, options.note)
@@ -81,6 +85,8 @@ def bench(registry: Registry, options: BenchOptions) -> int:
     counts = (settings.steps_count,) if registry.is_user_set("steps.count") else (1, 2)
     figures["runs"] = _schedules(engine, spec, settings, ceilings, dtype, counts=counts, chunks=options.chunks)
     figures["stages"] = _stages(engine, settings, ceilings, compiles=options.compiles)
+    if options.compares:
+        figures["compare"] = _compared(engine, settings, spec, dtype, chunks=options.chunks)
     if options.chart_path is not None:
         _write(options.chart_path, stage_chart(title, figures["stages"]))
     if options.json_path is not None:
@@ -181,6 +187,27 @@ def _stages(
             words += entry["reason"]
         print(words)
     return entries
+
+
+def _compared(
+    engine: StreamEngine, settings: ChunkSettings, spec: EngineSpec, dtype: torch.dtype, *, chunks: int
+) -> dict[str, Any]:
+    """The published package beside ours, printed."""
+    try:
+        found = compare(engine, settings, spec, dtype=dtype, chunks=chunks)
+    except ChunkError as error:
+        raise UserError(f"our engine failed beside the reference: {one_line(error)}.") from None
+    print(
+        f"beside {found['package']}, {found['steps']} steps in a stream batch, the same weights, chunk by chunk in turn"
+    )
+    for name, attention in (("ours", found["our_attention"]), ("reference", found["reference_attention"])):
+        each = found[name]
+        print(
+            f"{name:>10} {each['chunk_ms']:>9.1f} ms a chunk {each['fps']:>8.2f} fps, {each['gflop']:.1f} GFLOP; "
+            f"attention: {attention}"
+        )
+    print(f"ours is {found['ratio']:.2f} times as fast")
+    return found
 
 
 def _write(path: Path, text: str) -> None:
