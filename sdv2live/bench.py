@@ -203,8 +203,9 @@ def _compared(
     for name, attention in (("ours", found["our_attention"]), ("reference", found["reference_attention"])):
         each = found[name]
         print(
-            f"{name:>10} {each['chunk_ms']:>9.1f} ms a chunk {each['fps']:>8.2f} fps, {each['gflop']:.1f} GFLOP; "
-            f"attention: {attention}"
+            f"{name:>10} {each['chunk_ms']:>9.1f} ms a chunk {each['fps']:>8.2f} fps, {each['gflop']:.1f} GFLOP, "
+            + ", ".join(f"{stage} {ms:.0f}" for stage, ms in each["stage_ms"].items())
+            + f"; attention: {attention}"
         )
     print(f"ours is {found['ratio']:.2f} times as fast")
     return found

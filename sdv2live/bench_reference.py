@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import time
 import warnings
 from collections.abc import Callable
@@ -23,11 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from sdv2live.bench_stages import counted
-from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
+from sdv2live.engine.base import STAGES, Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.catalogue import window_of
 from sdv2live.engine.model.wan_transformer import WanConfig
 from sdv2live.engine.model.wan_vae import LATENT_MEAN, LATENT_STD, WanVAE
 from sdv2live.engine.schedule import first_timestep
+from sdv2live.engine.stage_clock import StageClock
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.wan_codec import WanCodec
 from sdv2live.errors import UserError, one_line
@@ -55,7 +57,7 @@ def check_reference(spec: EngineSpec) -> None:
 def compare(
     engine: StreamEngine, settings: ChunkSettings, spec: EngineSpec, *, dtype: torch.dtype, chunks: int
 ) -> dict[str, Any]:
-    """{"ours", "reference"}: median chunk_ms, fps and gflop of each; "ratio": how many times faster ours is; and names.
+    """{"ours", "reference"}: medians of chunk_ms and stage_ms, fps, gflop; "ratio": how many times as fast ours is.
 
     Both run the stream batch of settings.steps_count steps. Raises UserError where the package is another than is known
     here, ChunkError from our engine.
@@ -70,13 +72,15 @@ def compare(
     width, height = spec.size_wh
     frames = np.random.default_rng(2).integers(0, 256, (engine.traits.largest_chunk + 8, height, width, 3), np.uint8)
 
-    def ours(pixels: Pixels) -> Any:
+    def ours(pixels: Pixels) -> dict[str, float]:
         engine.submit(Chunk(0, pixels), settings)
-        return engine.poll()
+        results = engine.poll()
+        return results[-1].stage_ms if results else {}
 
     settle = window_of(spec).capacity + settings.steps_count + 2
-    turns: dict[str, Callable[[Pixels], Any]] = {"ours": ours, "reference": reference}
+    turns: dict[str, Callable[[Pixels], dict[str, float]]] = {"ours": ours, "reference": reference}
     spent: dict[str, list[float]] = {name: [] for name in turns}
+    stages: dict[str, list[dict[str, float]]] = {name: [] for name in turns}
     work: dict[str, float] = {}
     for number in range(settle + chunks):
         pixels = np.ascontiguousarray(frames[number % 8 :][: engine.frames_wanted])
@@ -86,15 +90,16 @@ def compare(
                     work[name] = sum(counted(partial(run, pixels))[1].values())
                     continue
                 started_s = time.perf_counter()
-                run(pixels)
+                stage_ms = run(pixels)
                 if number >= settle:
                     spent[name].append(time.perf_counter() - started_s)
+                    stages[name].append(stage_ms)
             except _STRANGE as error:
                 if name == "ours":
                     raise
                 raise UserError(f"the installed {DISTRIBUTION} cannot be run: {one_line(error)}.") from error
     engine.reset()
-    figures: dict[str, Any] = {name: _figures(spent[name], work[name], engine) for name in spent}
+    figures: dict[str, Any] = {name: _figures(spent[name], stages[name], work[name], engine) for name in spent}
     return {
         "package": f"{DISTRIBUTION} {_version()}",
         "reference_attention": reference.attention,
@@ -107,9 +112,12 @@ def compare(
     }
 
 
-def _figures(seconds: list[float], gflop: float, engine: StreamEngine) -> dict[str, float]:
+def _figures(
+    seconds: list[float], stages: list[dict[str, float]], gflop: float, engine: StreamEngine
+) -> dict[str, Any]:
     median_s = percentile(seconds, 0.5) or 0.0
     return {
+        "stage_ms": {name: round(percentile([each[name] for each in stages], 0.5) or 0.0, 1) for name in STAGES},
         "chunk_ms": round(median_s * 1000, 1),
         "fps": round(engine.traits.chunk_frames / median_s, 2),
         "gflop": round(gflop, 3),
@@ -156,7 +164,6 @@ class _Reference:
         self._pipeline = self._assembled(pipeline, wrapper, network, spec, config)
         latent_mean, latent_std = (torch.tensor(each, device=self._device) for each in (LATENT_MEAN, LATENT_STD))
         self._scale = [latent_mean.to(dtype), (1 / latent_std).to(dtype)]
-        self._frame_tokens = self._pipeline.frame_seq_length
         self._start: int | None = None
 
     def _assembled(
@@ -199,15 +206,28 @@ class _Reference:
         return made
 
     @torch.no_grad()
-    def __call__(self, pixels: Pixels) -> Any:
+    def __call__(self, pixels: Pixels) -> dict[str, float]:
+        """One chunk, its pictures on the host; -> milliseconds by stage."""
+        clock = StageClock(self._device)
+        marks = [clock.mark()]
         frames = torch.from_numpy(pixels).to(self._device).permute(3, 0, 1, 2)[None].to(self._dtype) / 127.5 - 1
         latents = self._vae.stream_encode(frames, None).transpose(1, 2).contiguous()
         sigma = self._settings.noise_max
         noisy = torch.randn_like(latents) * sigma + latents * (1 - sigma)
-        tokens = self._frame_tokens
+        marks.append(clock.mark())
+        clean = self._denoised(noisy, sigma)
+        marks.append(clock.mark())
+        video = self._vae.stream_decode(clean.transpose(1, 2), self._scale).float().clamp_(-1, 1)
+        marks.append(clock.mark())
+        (video * 0.5 + 0.5).clamp(0, 1)[0].permute(1, 2, 3, 0).contiguous().cpu().numpy()  # as it gives them
+        return {name: clock.ms_between(*pair) for name, pair in zip(STAGES, itertools.pairwise(marks), strict=True)}
+
+    def _denoised(self, noisy: Tensor, sigma: float) -> Tensor:
+        """The opening at once; later a micro-step, and the row that is finished."""
+        tokens = self._pipeline.frame_seq_length
         if self._start is None:
             self._start = 2 * tokens
-            clean = self._pipeline.prepare(
+            opening: Tensor = self._pipeline.prepare(
                 text_prompts=[""],
                 device=self._device,
                 dtype=self._dtype,
@@ -215,22 +235,17 @@ class _Reference:
                 current_start=0,
                 current_end=self._start,
             )
-            return self._shown(clean)
+            return opening
         if self._start // tokens >= RESTART_FRAME:
             self._start = self._pipeline.kv_cache_length - tokens
-        rows = self._pipeline.inference_stream(
+        rows: Tensor = self._pipeline.inference_stream(
             noise=noisy,
             current_start=self._start,
             current_end=self._start + tokens,
             current_step=first_timestep(sigma, self._settings.timestep_offset),
         )
         self._start += tokens
-        return self._shown(rows[-1:])
-
-    def _shown(self, latents: Tensor) -> Any:
-        """Pictures on the host, floats from 0 to 1, as it gives them."""
-        video = self._vae.stream_decode(latents.transpose(1, 2), self._scale).float().clamp_(-1, 1)
-        return (video * 0.5 + 0.5).clamp(0, 1)[0].permute(1, 2, 3, 0).contiguous().cpu().numpy()
+        return rows[-1:]
 
 
 def _module(name: str) -> ModuleType:
