@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from sdv2live import __version__
+from sdv2live.bench_app import MOST_MS, check_app, time_app
 from sdv2live.bench_chart import stage_chart
 from sdv2live.bench_reference import check_reference, compare
 from sdv2live.bench_stages import counted, floor_ms_of, measure_ceilings, time_stages
@@ -46,6 +47,7 @@ class BenchOptions:
     chart_path: Path | None = None
     compiles: bool = True
     compares: bool = False
+    times_app: bool = False
     note: str = ""
 
 
@@ -58,6 +60,8 @@ def bench(registry: Registry, options: BenchOptions) -> int:
         torch.set_num_threads(spec.threads)
     if options.compares:
         check_reference(spec)
+    if options.times_app:
+        check_app()
     device = choose_device(spec.device)
     dtype = choose_dtype(spec.precision, device)
     figures = _head(spec, device, dtype, options.note)
@@ -87,6 +91,8 @@ def bench(registry: Registry, options: BenchOptions) -> int:
     figures["stages"] = _stages(engine, settings, ceilings, compiles=options.compiles)
     if options.compares:
         figures["compare"] = _compared(engine, settings, spec, dtype, chunks=options.chunks)
+    if options.times_app:
+        figures["app"] = _app()
     if options.chart_path is not None:
         _write(options.chart_path, stage_chart(title, figures["stages"]))
     if options.json_path is not None:
@@ -209,6 +215,16 @@ def _compared(
         )
     print(f"ours is {found['ratio']:.2f} times as fast")
     return found
+
+
+def _app() -> list[dict[str, Any]]:
+    """The app's own work beside the engine, printed."""
+    entries = time_app()
+    print(f"our own work beside the engine, ms a frame at 832x480 (at most {MOST_MS:g} is the aim)")
+    for entry in entries:
+        stages = ", ".join(f"{stage} {ms:.2f}" for stage, ms in entry["stage_ms"].items())
+        print(f"  {'x'.join(map(str, entry['source'])):>9}, wet {entry['wet']:g}: {entry['frame_ms']:.2f}: {stages}")
+    return entries
 
 
 def _write(path: Path, text: str) -> None:

@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--chart", type=Path, metavar="FILE.svg", help="draw the time of each stage into FILE.svg")
     bench.add_argument("--no-compile", action="store_true", help="do not time the stages compiled, which takes long")
     bench.add_argument("--compare", choices=["reference"], help="time the published package beside it, if installed")
+    bench.add_argument("--app", action="store_true", help="time the app's own work on a frame too (needs OpenCV)")
     bench.add_argument("--note", metavar="TEXT", default="", help="words on this run that go into the figures")
     _add_parameters(bench, [row for row in TABLE.values() if row.name.startswith(("engine.", "steps.", "schedule"))])
     bench.set_defaults(run=_bench)
@@ -273,6 +274,7 @@ def _bench(options: argparse.Namespace) -> int:
             chart_path=options.chart,
             compiles=not options.no_compile,
             compares=options.compare == "reference",
+            times_app=options.app,
             note=options.note,
         ),
     )
