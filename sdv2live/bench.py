@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,16 @@ import numpy as np
 import torch
 
 from sdv2live import __version__
+from sdv2live.bench_app import MOST_MS, check_app, time_app
 from sdv2live.bench_chart import stage_chart
+from sdv2live.bench_reference import check_reference, compare
 from sdv2live.bench_stages import counted, floor_ms_of, measure_ceilings, time_stages
 from sdv2live.engine.base import TIMINGS, Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.build import build_engine
 from sdv2live.engine.precision import choose_device, choose_dtype, device_name
+from sdv2live.engine.rank_process import start_ranks, with_meeting_place
 from sdv2live.engine.stream import StreamEngine
-from sdv2live.errors import ChunkError, UserError, one_line
+from sdv2live.errors import ChunkError, EngineDead, RankLost, UserError, one_line
 from sdv2live.paths import assets_dir
 from sdv2live.registry import Registry
 from sdv2live.settings import engine_spec, settings_of
@@ -44,6 +48,8 @@ class BenchOptions:
     json_path: Path | None = None
     chart_path: Path | None = None
     compiles: bool = True
+    compares: bool = False
+    times_app: bool = False
     note: str = ""
 
 
@@ -51,16 +57,43 @@ def bench(registry: Registry, options: BenchOptions) -> int:
     """Measure, print tables, write what was asked for; -> exit code. Raises UserError."""
     if not 4 <= options.chunks <= 100_000:
         raise UserError(f"--chunks {options.chunks} is outside 4 to 100000.")
-    spec = replace(engine_spec(registry), waits_for_text=True)
+    spec = with_meeting_place(replace(engine_spec(registry), waits_for_text=True))
     if spec.threads:
         torch.set_num_threads(spec.threads)
+    if spec.ranks > 1 and options.compares:
+        raise UserError("--compare runs on one device: leave --gpus away.")
+    if options.compares:
+        check_reference(spec)
+    if options.times_app:
+        check_app()
     device = choose_device(spec.device)
     dtype = choose_dtype(spec.precision, device)
     figures = _head(spec, device, dtype, options.note)
     ceilings = measure_ceilings(device, dtype)
     settings = settings_of(registry.snapshot())
+    with ExitStack() as stack:
+        try:
+            return _measured(registry, options, spec, figures, settings, ceilings, dtype, stack)
+        except (EngineDead, RankLost) as error:
+            raise UserError(f"{spec.name} could not be measured over {spec.ranks} ranks: {one_line(error)}.") from None
+
+
+def _measured(
+    registry: Registry,
+    options: BenchOptions,
+    spec: EngineSpec,
+    figures: dict[str, Any],
+    settings: ChunkSettings,
+    ceilings: dict[str, float],
+    dtype: torch.dtype,
+    stack: ExitStack,
+) -> int:
+    """With the engine built; `stack` ends it, and its other ranks."""
     started_s = time.perf_counter()
+    for rank in start_ranks(spec):
+        stack.callback(rank.close)
     engine = build_engine(spec, assets_dir())
+    stack.callback(engine.close)
     try:
         engine.warm_up()
         figures["start_ms"] = round((time.perf_counter() - started_s) * 1000, 1)
@@ -72,7 +105,7 @@ def bench(registry: Registry, options: BenchOptions) -> int:
     figures["attention"] = {"kernel": stage.attention.name, "ms": dict(stage.attention.times_ms)}
     figures["first_picture_ms"] = round((time.perf_counter() - started_s) * 1000, 1)
     # Twice and the better one, as the machine may have been busy once.
-    again = measure_ceilings(device, dtype)
+    again = measure_ceilings(engine.device, dtype)
     figures["ceilings"] = ceilings = {name: max(value, again[name]) for name, value in ceilings.items()}
     title = title_of(figures)
     print(title)
@@ -83,12 +116,25 @@ def bench(registry: Registry, options: BenchOptions) -> int:
     print(f"first picture {figures['first_picture_ms'] / 1000:.1f} s after the start of loading")
     counts = (settings.steps_count,) if registry.is_user_set("steps.count") else (1, 2)
     figures["runs"] = _schedules(engine, spec, settings, ceilings, dtype, counts=counts, chunks=options.chunks)
-    figures["stages"] = _stages(engine, settings, ceilings, compiles=options.compiles)
+    figures["ranks"] = engine.reports
+    for rank_report in engine.reports:
+        print(_rank_words(rank_report))
+    figures["stages"] = _stages(engine, settings, ceilings, compiles=options.compiles) if spec.ranks == 1 else []
+    if options.compares:
+        figures["compare"] = _compared(engine, settings, spec, dtype, chunks=options.chunks)
+    if options.times_app:
+        figures["app"] = _app()
     if options.chart_path is not None:
         _write(options.chart_path, stage_chart(title, figures["stages"]))
     if options.json_path is not None:
         _write(options.json_path, json.dumps(figures, indent=2, allow_nan=False) + "\n")
     return 0
+
+
+def _rank_words(report: dict[str, Any]) -> str:
+    first, end = report["blocks"]
+    works = ", ".join(f"{work} {report[f'{work}_ms']:.1f} ms" for work in ("encode", "blocks", "decode"))
+    return f"rank {report['rank']} on {report['device']}: blocks {first} to {end}, {works}, busy {report['busy']:.0%}"
 
 
 def title_of(figures: dict[str, Any]) -> str:
@@ -151,13 +197,15 @@ def _schedules(
                 continue
             run["counted_memory_bytes"] = counted_bytes
             floor_ms = floor_ms_of(run.pop("gflop"), ceilings)
-            run["floor_ms"] = round(floor_ms, 2)
-            run["fraction_of_floor"] = round(floor_ms / run["chunk_ms"]["p50"], 3)
+            of_floor = floor_ms / run["chunk_ms"]["p50"]
+            is_alone = spec.ranks == 1  # else what was counted is the first rank's share alone
+            run["floor_ms"] = round(floor_ms, 2) if is_alone else None
+            run["fraction_of_floor"] = round(of_floor, 3) if is_alone else None
             runs.append(run)
             print(
                 f"{steps:>5} {schedule:>10} {run['fps']:>7.1f} "
                 + " ".join(f"{run[stage + '_ms']['p50']:>11.1f}" for stage in TIMINGS)
-                + f"  {run['chunk_ms']['p99']:6.1f}  {run['fraction_of_floor'] * 100:>6.0f} %  "
+                + f"  {run['chunk_ms']['p99']:6.1f}  {f'{of_floor:.0%}' if is_alone else '-':>8}  "
                 + _memory_words(run)
             )
     return runs
@@ -183,6 +231,38 @@ def _stages(
         else:
             words += entry["reason"]
         print(words)
+    return entries
+
+
+def _compared(
+    engine: StreamEngine, settings: ChunkSettings, spec: EngineSpec, dtype: torch.dtype, *, chunks: int
+) -> dict[str, Any]:
+    """The published package beside ours, printed."""
+    try:
+        found = compare(engine, settings, spec, dtype=dtype, chunks=chunks)
+    except ChunkError as error:
+        raise UserError(f"our engine failed beside the reference: {one_line(error)}.") from None
+    print(
+        f"beside {found['package']}, {found['steps']} steps in a stream batch, the same weights, chunk by chunk in turn"
+    )
+    for name, attention in (("ours", found["our_attention"]), ("reference", found["reference_attention"])):
+        each = found[name]
+        print(
+            f"{name:>10} {each['chunk_ms']:>9.1f} ms a chunk {each['fps']:>8.2f} fps, {each['gflop']:.1f} GFLOP, "
+            + ", ".join(f"{stage} {ms:.0f}" for stage, ms in each["stage_ms"].items())
+            + f"; attention: {attention}"
+        )
+    print(f"ours is {found['ratio']:.2f} times as fast")
+    return found
+
+
+def _app() -> list[dict[str, Any]]:
+    """The app's own work beside the engine, printed."""
+    entries = time_app()
+    print(f"our own work beside the engine, ms a frame at 832x480 (at most {MOST_MS:g} is the aim)")
+    for entry in entries:
+        stages = ", ".join(f"{stage} {ms:.2f}" for stage, ms in entry["stage_ms"].items())
+        print(f"  {'x'.join(map(str, entry['source'])):>9}, wet {entry['wet']:g}: {entry['frame_ms']:.2f}: {stages}")
     return entries
 
 

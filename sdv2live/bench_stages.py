@@ -41,7 +41,8 @@ def time_stages(
     """
     entries: list[dict[str, Any]] = []
     for stage, call in stage_calls(engine, settings).items():
-        _, work = counted(call)
+        with torch.inference_mode():
+            _, work = counted(call)
         floor_ms = floor_ms_of(work, ceilings)
         found = {mode: _in_mode(mode, call, engine.device, compiles=compiles) for mode in MODES}
         timed = take_turns({mode: each for mode, each in found.items() if not isinstance(each, str)}, engine.device)
@@ -161,7 +162,7 @@ def _graphed(call: Call, device: torch.device) -> Call | str:
 
 def counted(call: Call) -> tuple[Any, dict[str, float]]:
     """Call it and count its work: {"conv": GFLOP, "matmul": GFLOP}; attention counts as matrix products."""
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+    with FlopCounterMode(display=False) as counter:
         result = call()
     conv = total = 0.0
     for operation, flops in counter.get_flop_counts().get("Global", {}).items():

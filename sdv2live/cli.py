@@ -96,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     bench.add_argument("--chart", type=Path, metavar="FILE.svg", help="draw the time of each stage into FILE.svg")
     bench.add_argument("--no-compile", action="store_true", help="do not time the stages compiled, which takes long")
+    bench.add_argument("--compare", choices=["reference"], help="time the published package beside it, if installed")
+    bench.add_argument("--app", action="store_true", help="time the app's own work on a frame too (needs OpenCV)")
     bench.add_argument("--note", metavar="TEXT", default="", help="words on this run that go into the figures")
     _add_parameters(bench, [row for row in TABLE.values() if row.name.startswith(("engine.", "steps.", "schedule"))])
     bench.set_defaults(run=_bench)
@@ -278,6 +280,8 @@ def _bench(options: argparse.Namespace) -> int:
             json_path=options.json,
             chart_path=options.chart,
             compiles=not options.no_compile,
+            compares=options.compare == "reference",
+            times_app=options.app,
             note=options.note,
         ),
     )

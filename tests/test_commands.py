@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -315,6 +316,13 @@ def test_ctrl_c_ends_a_run_in_order(tmp_path: Path, when: str) -> None:
     assert "settings" in json.loads((tmp_path / "run.json").read_text())
     if when == "running":
         assert len(decoded(tmp_path / "out.mp4")) > 0
+
+
+@pytest.mark.skipif(importlib.util.find_spec("streamv2v") is not None, reason="the reference is installed")
+def test_bench_says_in_one_sentence_that_the_reference_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "--engine", "wan-1.3b", "--random-weights", "--compare", "reference"]) == 2
+    words = capsys.readouterr()
+    assert "streamdiffusionv2 is not installed" in words.err and words.err.count("\n") == 1 and not words.out
 
 
 def test_bench_runs_with_few_packages_and_explains_the_time(tmp_path: Path) -> None:

@@ -70,11 +70,24 @@ def letterbox_place(size_wh: tuple[int, int], out_wh: tuple[int, int]) -> tuple[
 
 
 def _resize_into(pixels: Pixels, out: Pixels) -> None:
-    height, width = pixels.shape[:2]
+    """Halved as often as it goes, then the rest between neighbours.
+
+    Under a half, two neighbours see nearly every pixel, and a mean over the exact area, which shows little else, takes
+    five times as long: cv2 is fast at halves alone.
+    """
     out_height, out_width = out.shape[:2]
+    while True:
+        height, width = pixels.shape[:2]
+        down, across = 1 + (height >= 2 * out_height), 1 + (width >= 2 * out_width)
+        if down == across == 1:
+            break
+        half_wh = width // across, height // down
+        even = pixels[: half_wh[1] * down, : half_wh[0] * across]  # an odd line more would make it slow again
+        if half_wh == (out_width, out_height):
+            cv2.resize(even, half_wh, dst=out, interpolation=cv2.INTER_AREA)
+            return
+        pixels = np.asarray(cv2.resize(even, half_wh, interpolation=cv2.INTER_AREA), np.uint8)
     if (height, width) == (out_height, out_width):
         np.copyto(out, pixels)
         return
-    shrinks = out_height <= height and out_width <= width
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    cv2.resize(pixels, (out_width, out_height), dst=out, interpolation=interpolation)
+    cv2.resize(pixels, (out_width, out_height), dst=out, interpolation=cv2.INTER_LINEAR)

@@ -111,3 +111,39 @@ def test_a_turn_of_the_small_picture_is_a_turn_of_the_large_one(mode: str, turns
     fit_into(np.ascontiguousarray(upright), expected, mode)
     frame_into(source, out, Framing(mode, turns, is_mirrored))
     assert np.abs(out.astype(int) - expected).max() <= 2
+
+
+def area_mean(picture: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
+    """Each pixel the exact mean of the rectangle that it stands for, one axis after the other, slowly."""
+    for axis, count in ((0, size_wh[1]), (1, size_wh[0])):
+        edges = np.linspace(0, picture.shape[axis], count + 1)
+        sums = np.concatenate([np.zeros_like(picture.take([0], axis), float), np.cumsum(picture, axis, float)], axis)
+        whole = np.floor(edges).astype(int)
+        inside = np.minimum(whole, picture.shape[axis] - 1)
+        share = (edges - whole).reshape([-1, 1, 1] if axis == 0 else [1, -1, 1])
+        at_edges = sums.take(whole, axis) + share * picture.take(inside, axis)
+        picture = np.diff(at_edges, axis=axis) / (picture.shape[axis] / count)
+    return picture
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.2, 1.5, 1.9, 2.0, 2.25, 2.8, 4.0, 5.3, 8.0])
+@pytest.mark.parametrize(("height", "most"), [(480, 1.5), (481, 3.5)])
+def test_a_smaller_picture_is_about_the_mean_of_what_it_stands_for(ratio: float, height: int, most: float) -> None:
+    """most: root mean square, of 255. Of an odd number of lines the last is left out, which moves the others a bit."""
+    rows, columns = np.mgrid[0:height, 0:640]
+    waves = [np.sin(rows / 9.0) * np.cos(columns / 13.0), np.sin((rows + columns) / 21.0), np.cos(columns / 8.0)]
+    picture = np.round(127.5 + 100 * np.stack(waves, -1)).astype(np.uint8)
+    out = np.empty((round(height / ratio), round(640 / ratio), 3), np.uint8)
+    fit_into(picture, out, "stretch")
+    expected = area_mean(picture, (out.shape[1], out.shape[0]))
+    error = out.astype(float) - expected
+    assert np.sqrt(np.mean(error**2)) < most
+
+
+def test_a_picture_that_is_much_smaller_misses_no_line() -> None:
+    """Lines two pixels apart become their mean, and not one of them."""
+    lines = np.zeros((512, 512, 3), np.uint8)
+    lines[::2] = 255
+    out = np.empty((60, 60, 3), np.uint8)
+    fit_into(lines, out, "stretch")
+    assert np.abs(out.astype(int) - 128).max() <= 2
