@@ -24,6 +24,7 @@ from sdv2live.stats import percentile
 SIZE_WH, CAMERA_WH = (832, 480), (1280, 720)
 SOURCES_WH = ((1280, 720), (1920, 1080))
 WETS = (1.0, 0.5)
+SLOTS = slots_of(ranks=1)
 FRAMES = 4
 MOST_MS = 2.0  # a frame: what we allow ourselves
 _PERIOD_S = 1 / 16
@@ -75,8 +76,8 @@ def _timed(source_wh: tuple[int, int], wet: float, chunks: int) -> dict[str, Any
         newest_frame=lambda: newest,
         words=lambda: "",
     )
-    memory, handle = create_memory(SharedFrames.size_bytes(SIZE_WH, FRAMES, slots=1))
-    shared = SharedFrames(memory, size_wh=SIZE_WH, frames=FRAMES, slots=1)
+    memory, handle = create_memory(SharedFrames.size_bytes(SIZE_WH, FRAMES, slots=SLOTS))
+    shared = SharedFrames(memory, size_wh=SIZE_WH, frames=FRAMES, slots=SLOTS)
     handle.close()
     spent: dict[str, list[float]] = {}
 
@@ -104,7 +105,7 @@ def _timed(source_wh: tuple[int, int], wet: float, chunks: int) -> dict[str, Any
     for number in range(chunks + 2):
         if number == 2:
             spent.clear()  # the first ones touch memory for the first time
-        slot_in, slot_out = shared.chunk_in(number % 4), shared.chunk_out(number % 4)
+        slot_in, slot_out = shared.chunk_in(number % SLOTS), shared.chunk_out(number % SLOTS)
         now_s = clock.now_s() + number * FRAMES * _PERIOD_S
         timed("crop and resize", resize, slot_in)
         kept = timed("keep the source", slot_in.copy)
