@@ -24,7 +24,7 @@ from sdv2live.stats import percentile
 SIZE_WH, CAMERA_WH = (832, 480), (1280, 720)
 SOURCES_WH = ((1280, 720), (1920, 1080))
 WETS = (1.0, 0.5)
-SLOTS = slots_of(ranks=1)
+SLOTS = 4
 FRAMES = 4
 MOST_MS = 2.0  # a frame: what we allow ourselves
 _PERIOD_S = 1 / 16
