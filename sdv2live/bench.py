@@ -67,6 +67,7 @@ def bench(registry: Registry, *, chunks: int, json_path: Path | None) -> int:
         "weights": "random" if spec.random_weights else "shipped" if spec.name == "pocket" else "given",
         "vae": spec.vae if spec.name != "pocket" else None,
         "compiled": engine.pipe.first.compiles,
+        "fp8": engine.pipe.first.is_fp8,
         "attention": {"kernel": engine.pipe.first.attention.name, "ms": dict(engine.pipe.first.attention.times_ms)},
         "start_ms": round(start_ms, 1),
         "first_picture_ms": round(first_picture_ms, 1),

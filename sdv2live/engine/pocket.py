@@ -85,6 +85,7 @@ def build_pocket(spec: EngineSpec, weights_dir: Path, *, first_epoch: int = 0) -
         dtype=dtype,
         new_cache=cache_of(spec.profile),
         compiles=chooses_compile(spec.compile, device),
+        fp8=spec.fp8,
     )
     return StreamEngine(
         traits=traits_of(spec),

@@ -84,6 +84,7 @@ def build_wan(spec: EngineSpec, *, first_epoch: int = 0, say: Say = log.info) ->
                 dtype=dtype,
                 new_cache=cache_of(spec.profile),
                 compiles=chooses_compile(spec.compile, device),
+                fp8=spec.fp8,
             )
             engine = StreamEngine(
                 traits=traits_of(spec),
