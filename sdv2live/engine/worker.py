@@ -90,10 +90,9 @@ class Worker:
 
         say("loading weights")
         engine = build_engine(spec, Path(fields["assets"]), first_epoch=fields["epoch"], say=say)
-        compiles = chooses_compile(spec.compile, choose_device(spec.device))
-        say("compiling and warming up" if compiles else "warming up")
+        say("warming up")
         started_s = time.monotonic()
-        engine.warm_up()
+        engine.warm_up(say)
         warm_up_s = time.monotonic() - started_s
         say("encoding the prompt")
         # The first start says what is wrong with its prompt; one that comes later has had pictures and is to come back.
@@ -104,7 +103,11 @@ class Worker:
         epoch = engine.reset()
         self._engine = engine
         # What is compiled is compiled for a number of threads.
-        if not spec.threads and not compiles and choose_device(spec.device).type == "cpu":
+        if (
+            not spec.threads
+            and not chooses_compile(spec.compile, engine.device)
+            and choose_device(spec.device).type == "cpu"
+        ):
             self._governor = ThreadGovernor(torch.get_num_threads(), torch.set_num_threads)
         self._link.send(
             Message.READY,

@@ -204,3 +204,13 @@ def test_a_fused_norm_writes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_close(latents[1], latents[0], 1e-6)
     pictures = [decode_in(vae, latents[0], [2, 1]) for vae in (plain, fused)]
     assert_close(pictures[1], pictures[0], 1e-6)
+
+
+def test_a_start_that_compiles_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each word gives the start its full time again; one that compiles nothing has nothing to tell."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    words: list[str] = []
+    toy_engine(compiles=True).warm_up(words.append)
+    assert words == [f"compiling ({number} of 9)" for number in range(1, 10)]
+    toy_engine().warm_up(words.append)
+    assert len(words) == 9
