@@ -101,7 +101,7 @@ def _measured(
     except ChunkError as error:
         raise UserError(f"{spec.name} made no picture: {one_line(error)}.") from None
     stage = engine.pipe.first
-    figures["compiled"] = stage.compiles
+    figures["compiled"], figures["fp8"] = stage.compiles, stage.is_fp8
     figures["attention"] = {"kernel": stage.attention.name, "ms": dict(stage.attention.times_ms)}
     figures["first_picture_ms"] = round((time.perf_counter() - started_s) * 1000, 1)
     # Twice and the better one, as the machine may have been busy once.

@@ -22,6 +22,7 @@ def engine_spec(registry: Registry) -> EngineSpec:
         precision=str(values["engine.precision"]),
         threads=int(values["engine.threads"]),
         compile=str(values["engine.compile"]),
+        fp8=bool(values["engine.fp8"]),
         device=str(values["engine.device"]),
         profile=str(values["engine.profile"]),
         vae=str(values["engine.vae"]),

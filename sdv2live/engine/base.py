@@ -23,11 +23,11 @@ class EngineSpec:
 
     precision and device: `auto` or a name of torch. profile: `default` or `reference` (kv_cache.py). steps_count: how
     many denoising steps it has to have memory for at the start. waits_for_text: see PromptMixer. compile: `auto`, `on`
-    or `off` (compile.py). gpus: how many ranks this machine has, world: how many there are on all machines (0: no
-    others); they meet at master, HOST:PORT (empty: a free port of loopback). split: how many blocks each rank has,
-    `auto`, `reference` or numbers with commas. The rest is for the Wan engines: vae as `--vae`, weights a folder ('':
-    where fetched models lie), random_weights instead of files, window_frames 0 and sink_frames -1 the engine's own,
-    normalises_latents as in WanCodec.
+    or `off` (compile.py). fp8: see fp8.py. gpus: how many ranks this machine has, world: how many there are on all
+    machines (0: no others); they meet at master, HOST:PORT (empty: a free port of loopback). split: how many blocks
+    each rank has, `auto`, `reference` or numbers with commas. The rest is for the Wan engines: vae as `--vae`, weights
+    a folder ('': where fetched models lie), random_weights instead of files, window_frames 0 and sink_frames -1 the
+    engine's own, normalises_latents as in WanCodec.
     """
 
     name: str
@@ -39,6 +39,7 @@ class EngineSpec:
     steps_count: int = 1
     waits_for_text: bool = False
     compile: str = "auto"
+    fp8: bool = False
     vae: str = "wan"
     weights: str = ""
     random_weights: bool = False

@@ -13,19 +13,25 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from sdv2live.engine.attention_choice import Attend
+from sdv2live.engine.attention_choice import Attend, cuda_ms
 from sdv2live.engine.checkpoint import is_memory_full
 from sdv2live.engine.kv_cache import CachedAttention, Place, write_and_attend
+from sdv2live.engine.model import wan_vae
 from sdv2live.engine.model.attention import SelfAttention
 from sdv2live.engine.model.wan_transformer import Block, TextContext, TimeContext, WanTransformer
+from sdv2live.engine.model.wan_vae import CausalConv, WanVAE
 from sdv2live.errors import one_line
 
 log = logging.getLogger(__name__)
+
+MOST_SHAPES = 64  # of one region: the autoencoder's norms have about twenty
 
 
 def chooses_compile(wanted: str, device: torch.device) -> bool:
@@ -55,6 +61,32 @@ def part_of(dit: WanTransformer, device: torch.device, *, compiles: bool) -> Pla
     return FastPart(dit, capture=CudaCapture(device) if device.type == "cuda" else None)
 
 
+class Region:
+    """A function that is compiled when it is first called; as it stands where that fails, which is said once.
+
+    Once it is_warm, shapes that are new run as they stand. The function may be called again where it broke off.
+    """
+
+    def __init__(self, function: Callable[..., Any], subject: str) -> None:
+        """subject: what it is, and the verb, for the message."""
+        # One code for each shape: sizes are fixed while an engine lives, and kernels for any size are slower.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_SHAPES)
+        self._plain, self._subject = function, subject
+        self._run: Callable[..., Any] = torch.compile(function, dynamic=False, fullgraph=True)
+        self.is_warm = False
+
+    def __call__(self, *arguments: Any) -> Any:
+        try:
+            with torch.compiler.set_stance("eager_on_recompile") if self.is_warm else nullcontext():
+                return self._run(*arguments)
+        except (RuntimeError, OSError) as error:
+            if is_memory_full(error) or self._run is self._plain:
+                raise
+            self._run = self._plain
+            log.warning("%s not compiled, and slower: %s", self._subject, one_line(error))
+        return self._plain(*arguments)
+
+
 class PlainPart:
     """A part of the DiT as it stands: the twin of every faster one."""
 
@@ -80,11 +112,12 @@ class FastPart(PlainPart):
     def __init__(self, dit: WanTransformer, *, capture: Capture | None) -> None:
         """capture: what makes graphs of steps; None where the device has none."""
         super().__init__(dit)
-        self._block, self._head = (torch.compile(each, dynamic=False, fullgraph=True) for each in (_block, _head))
+        self._block = Region(_block, "the transformer's blocks are")
+        self._head = Region(_head, "the transformer's head is")
         self._capture = capture
         self._graphs: dict[tuple[int, ...], CapturedStep] = {}  # by their rows
         self._generation = 0
-        self._has_run = self._is_warm = False
+        self._has_run = False
 
     def __call__(self, step: PartStep) -> Tensor:
         if not (isinstance(step.past, CachedAttention) and step.past.is_steady):
@@ -97,23 +130,11 @@ class FastPart(PlainPart):
                 self._capture = None
                 self._graphs.clear()
                 log.warning("the steps are not replayed as a CUDA graph, and take longer: %s", one_line(error))
-        return self._compiled(step, step.past)
+        return self._steady(step, step.past)
 
     def end_warm_up(self) -> None:
         """What is compiled by now is used; other shapes run plainly. Before a first steady step: nothing."""
-        self._is_warm = self._has_run
-
-    def _compiled(self, step: PartStep, past: CachedAttention) -> Tensor:
-        try:
-            with torch.compiler.set_stance("eager_on_recompile") if self._is_warm else nullcontext():
-                return self._steady(step, past)
-        except (RuntimeError, OSError) as error:
-            if is_memory_full(error) or self._block is _block:
-                raise
-            self._block, self._head = _block, _head
-            log.warning("the engine runs without compiled parts, and slower: %s", one_line(error))
-        # What was written so far is written once more, to the same slots.
-        return self._steady(step, past)
+        self._block.is_warm = self._head.is_warm = self._has_run
 
     def _steady(self, step: PartStep, past: CachedAttention) -> Tensor:
         part, x = self.dit.part, step.x
@@ -132,8 +153,38 @@ class FastPart(PlainPart):
         graph = self._graphs.get(past.rows)
         if graph is None or not graph.fits(step):
             self._graphs.pop(past.rows, None)
-            graph = self._graphs[past.rows] = CapturedStep(self._compiled, step, past, capture)
+            graph = self._graphs[past.rows] = CapturedStep(self._steady, step, past, capture)
         return graph.replay(step, past)
+
+
+def speed_up_vae(vae: WanVAE, device: torch.device) -> None:
+    """Norm, SiLU and the write to where the convolution reads as one kernel; a GPU convolves in the quicker way."""
+    fused = Region(_norm_silu_into, "the autoencoder's norms are")
+    quicker = QuickerWay(cuda_ms) if device.type == "cuda" else None
+    for module in vae.modules():
+        if isinstance(module, wan_vae.RMSNorm):
+            module.fused = fused
+        elif isinstance(module, CausalConv):
+            module.way = quicker
+
+
+class QuickerWay:
+    """How a convolution over frames runs: as one, or frame by frame. Both are timed where a shape first comes.
+
+    All shapes come before the stream is live: its opening has its own, and the rest are those of its second chunk.
+    """
+
+    def __init__(self, timed_ms: Callable[[Callable[[], object]], float]) -> None:
+        self._timed_ms = timed_ms
+        self._is_by_taps: dict[tuple[object, ...], bool] = {}
+
+    def __call__(self, conv: CausalConv, joined: Tensor) -> Tensor:
+        key = (conv.weight.shape, conv.stride, joined.shape)
+        if key not in self._is_by_taps:
+            whole_ms, taps_ms = (self._timed_ms(partial(way, joined)) for way in (conv.whole, conv.by_taps))
+            self._is_by_taps[key] = taps_ms < whole_ms
+            log.info("convolution of %s: %.2f ms as one, %.2f ms by taps", tuple(joined.shape), whole_ms, taps_ms)
+        return conv.by_taps(joined) if self._is_by_taps[key] else conv.whole(joined)
 
 
 class Graph(Protocol):
@@ -232,6 +283,10 @@ def _block(
         return write_and_attend(q, k, v, keys, values, places, attend)
 
     return block(x, time, 0, past, text_kv)  # type: ignore[no-any-return]  # a module's call
+
+
+def _norm_silu_into(x: Tensor, gamma: Tensor, out: Tensor) -> None:
+    out.copy_(F.silu(wan_vae.normed(x, gamma)))
 
 
 def _head(dit: WanTransformer, x: Tensor, time: Tensor, grid_hw: tuple[int, int]) -> Tensor:

@@ -91,7 +91,8 @@ class Pipeline:
         self._sent: queue.SimpleQueue[StepOrder | None] = queue.SimpleQueue()
         self._landed: queue.SimpleQueue[Landed | str] = queue.SimpleQueue()
         self._under_way = 0
-        self._rule = "" if runner.cache.judges_sinks else rule  # whose rings are not moved
+        # The rings of the `reference` profile are not moved, nor are weights of another form.
+        self._rule = "" if runner.cache.judges_sinks or runner.is_fp8 else rule
         self._chunks_since_look = 0
         self._pulse = Pulse(world, on_lost=self._lose)
         world.wait_until_ready(lambda: self._pulse.lost)

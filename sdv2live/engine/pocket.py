@@ -114,4 +114,5 @@ def pocket_stage(spec: EngineSpec, weights_dir: Path, stages: StageMap, rank: in
         dtype=dtype,
         new_cache=cache_of(spec.profile),
         compiles=chooses_compile(spec.compile, device),
+        fp8=spec.fp8,
     )

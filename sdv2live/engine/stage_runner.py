@@ -15,6 +15,7 @@ from torch import Tensor
 from sdv2live.engine.attention_choice import AttentionChoice, choose_attention
 from sdv2live.engine.codec import Codec, Side
 from sdv2live.engine.compile import PartStep, part_of
+from sdv2live.engine.fp8 import use_fp8
 from sdv2live.engine.kv_cache import KVCache, RowWrite
 from sdv2live.engine.model.wan_transformer import Block, Part, TextContext, TimeContext, WanTransformer
 from sdv2live.engine.noise import NoiseSource
@@ -49,13 +50,15 @@ class StageRunner:
         new_cache: Callable[..., KVCache] = KVCache,
         noise: NoiseSource | None = None,
         compiles: bool = False,
+        fp8: bool = False,
     ) -> None:
-        """compiles: as compile.py has it, from the first steady step on."""
+        """compiles: as compile.py has it, from the first steady step on. fp8: where the device can (fp8.py)."""
         self.dit, self.codec, self.device, self.dtype, self.compiles = dit, codec, device, dtype, compiles
         self.size_wh = size_wh
         self._noise = noise or NoiseSource()
         self.meter = StageMeter(StageClock(device))
         dit.join_products_()
+        self.is_fp8 = fp8 and use_fp8(dit, device, dtype)
         self._run_part = part_of(dit, device, compiles=compiles)
         self.times: dict[int, TimeContext] = {}
         self.prompts: dict[int, Prompt] = {}

@@ -154,39 +154,37 @@ class StreamEngine(Engine):
         """
         self._prompts.encode(texts, falls_back=falls_back)
 
-    def warm_up(self) -> None:
+    def warm_up(self, say: Callable[[str], None] = lambda _: None) -> None:
         """Grey with a prompt of zeros: the opening and one more chunk.
 
         Where parts are compiled it goes on until they have run: beyond a full window, in both schedules if they differ.
+        say: told of each chunk then, since one may take a minute.
         """
         config, prompts = self.pipe.first.dit.config, self._prompts
         self._prompts = PromptMixer(Direct(lambda _: torch.zeros(1, config.text_len, config.text_dim)))
         try:
             try:
-                self._run_grey()
+                self._run_grey(say)
             except ChunkError:  # fewer steps are taken now, if that is what helps
                 self.reset()
-                self._run_grey()
+                self._run_grey(say)
         finally:
             self._prompts = prompts
         self.reset()
 
-    def _run_grey(self) -> None:
-        steps = self._warm_up_steps
-        settings = ChunkSettings(steps=(600, 300), steps_count=steps)
-        self._run_grey_chunks(2, settings)
-        if self.pipe.first.compiles:
-            self._run_grey_chunks(self._window.capacity, settings)
-            if steps > 1:
-                self._run_grey_chunks(steps + 1, replace(settings, schedule="throughput"))
-        self.flush()
-
-    def _run_grey_chunks(self, count: int, settings: ChunkSettings) -> None:
+    def _run_grey(self, say: Callable[[str], None]) -> None:
+        steps, compiles = self._warm_up_steps, self.pipe.first.compiles
+        schedules = ["auto"] * (self._window.capacity + 2 if compiles else 2)
+        if compiles and steps > 1:
+            schedules += ["throughput"] * (steps + 1)
         width, height = self.traits.size_wh
-        for number in range(count):
+        for number, schedule in enumerate(schedules):
+            if compiles:
+                say(f"compiling ({number + 1} of {len(schedules)})")
             frames = np.full((self.frames_wanted, height, width, 3), 128, dtype=np.uint8)
-            self.submit(Chunk(number, frames), settings)
+            self.submit(Chunk(number, frames), ChunkSettings(steps=(600, 300), steps_count=steps, schedule=schedule))
             self.poll()
+        self.flush()
 
     @property
     def frames_wanted(self) -> int:

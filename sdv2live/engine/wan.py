@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sdv2live.engine.base import EngineSpec
 from sdv2live.engine.catalogue import traits_of, window_of
 from sdv2live.engine.checkpoint import NotEnoughMemory, is_memory_full
-from sdv2live.engine.compile import chooses_compile
+from sdv2live.engine.compile import chooses_compile, speed_up_vae
 from sdv2live.engine.embedding_cache import EmbeddingCache
 from sdv2live.engine.memory import Footprint, check_memory, count_memory
 from sdv2live.engine.model.taehv import TAEHV, patched_state_dict
@@ -117,6 +117,7 @@ def wan_stage(
             dtype=dtype,
             new_cache=cache_of(spec.profile),
             compiles=chooses_compile(spec.compile, device),
+            fp8=spec.fp8,
         )
     except (RuntimeError, MemoryError) as error:
         if not is_memory_full(error):
@@ -201,6 +202,8 @@ def _codec(
             # What the convolutions want to read; the activations are laid out so by the networks.
             is_3d = isinstance(network, WanVAE)
             network.to(memory_format=torch.channels_last_3d if is_3d else torch.channels_last)  # type: ignore[call-overload]
+        if isinstance(network, WanVAE) and chooses_compile(spec.compile, device):
+            speed_up_vae(network, device)
     return WanCodec(encoder, decoder, normalise=spec.normalises_latents, mode=VAE_MODES[spec.vae])
 
 

@@ -89,7 +89,6 @@ class Worker:
         if spec.threads:
             torch.set_num_threads(spec.threads)
         from sdv2live.engine.build import build_engine
-        from sdv2live.engine.compile import chooses_compile
         from sdv2live.engine.precision import choose_device, device_name
 
         def say(stage: str) -> None:
@@ -103,10 +102,9 @@ class Worker:
             say=say,
             on_landed=lambda: self._link.inbox.put((Message.LANDED, b"")),
         )
-        compiles = chooses_compile(spec.compile, choose_device(spec.device))
-        say("compiling and warming up" if compiles else "warming up")
+        say("warming up")
         started_s = time.monotonic()
-        engine.warm_up()
+        engine.warm_up(say)
         warm_up_s = time.monotonic() - started_s
         say("encoding the prompt")
         # The first start says what is wrong with its prompt; one that comes later has had pictures and is to come back.
@@ -120,7 +118,7 @@ class Worker:
         epoch = engine.reset()
         self._engine = engine
         # What is compiled is compiled for a number of threads.
-        is_free = not spec.threads and spec.ranks == 1 and not compiles
+        is_free = not spec.threads and spec.ranks == 1 and not engine.pipe.first.compiles
         if is_free and choose_device(spec.device).type == "cpu":
             self._governor = ThreadGovernor(torch.get_num_threads(), torch.set_num_threads)
         self._link.send(

@@ -19,9 +19,11 @@ from torch import Tensor
 
 from sdv2live.engine import compile as fast
 from sdv2live.engine import stage_runner
+from sdv2live.engine.model.wan_vae import CausalConv
 from sdv2live.engine.stream import StreamEngine
 from tests.engine.compiled_stream import BASE, SCRIPT, KeptLatents, difference
 from tests.engine.toy import CPU, SumCodec, run_toy, toy_engine
+from tests.engine.wan_cases import assert_close, decode_in, encode_in, small_vae
 
 GPU = torch.device("cuda")
 ROOT = Path(__file__).parents[2]
@@ -63,7 +65,7 @@ def test_compiled_steps_give_the_same_picture_and_nothing_is_compiled_while_live
     print(f"compared with the plain twin: {found['difference']:.1e} of the largest value")
     assert found["said"] == [] and found["compiled_live"] == 0
     assert found["compiled"] >= 4, "blocks and head, in both schedules"
-    assert found["difference"] <= tolerance
+    assert found["difference"] <= tolerance and found["norm_difference"] <= tolerance
 
 
 def test_where_nothing_can_be_compiled_the_stream_runs_plainly(
@@ -79,7 +81,8 @@ def test_where_nothing_can_be_compiled_the_stream_runs_plainly(
     with caplog.at_level(logging.WARNING):
         made = run_toy(toy_engine(compiles=True), SCRIPT)
     assert said(caplog) == [
-        "the engine runs without compiled parts, and slower: no C++ compiler was found and more of it"
+        "the transformer's blocks are not compiled, and slower: no C++ compiler was found and more of it",
+        "the transformer's head is not compiled, and slower: no C++ compiler was found and more of it",
     ]
     expected = run_toy(toy_engine(), SCRIPT)
     assert all(np.array_equal(made[number], expected[number]) for number in expected)
@@ -158,3 +161,56 @@ def test_a_step_that_cannot_be_captured_runs_plainly(
         "the steps are not replayed as a CUDA graph, and take longer: operation not permitted when stream is capturing"
     ]
     assert all(np.array_equal(made[number], expected[number]) for number in expected)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 4])
+@pytest.mark.parametrize(("kernel", "stride"), [((3, 3, 3), 1), ((3, 1, 1), 1), ((3, 1, 1), 2)])
+def test_a_convolution_by_taps_is_the_whole_one(kernel: tuple[int, int, int], stride: int, frames: int) -> None:
+    conv = CausalConv(8, 12, kernel, memory=[], cell=1, time_stride=stride).requires_grad_(False)
+    generator = torch.Generator().manual_seed(2)
+    joined = torch.randn(conv.past_frames + stride * frames, 6, 10, 8, generator=generator)
+    expected = conv.whole(joined)
+    assert expected.shape[0] == frames
+    assert (conv.by_taps(joined) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_the_quicker_way_is_timed_once_for_each_shape() -> None:
+    timed: list[str] = []
+    times = {"whole": 2.0, "by_taps": 1.0}
+
+    def timed_ms(call: Callable[[], object]) -> float:
+        name: str = call.func.__name__  # type: ignore[attr-defined]
+        timed.append(name)
+        return times[name]
+
+    way = fast.QuickerWay(timed_ms)
+    conv = CausalConv(4, 4, (3, 3, 3), memory=[], cell=1).requires_grad_(False)
+    conv.way = way
+    small, large = torch.ones(3, 4, 4, 4), torch.ones(6, 4, 4, 4)
+    assert torch.equal(conv.convolved(small), conv.by_taps(small))
+    times["by_taps"] = 3.0
+    assert torch.equal(conv.convolved(large), conv.whole(large))
+    assert torch.equal(conv.convolved(small), conv.by_taps(small)), "as it was chosen"
+    assert timed == ["whole", "by_taps"] * 2
+
+
+def test_a_fused_norm_writes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compiled, run as it stands: the whole autoencoder with it and without."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    plain, fused = small_vae(), small_vae()
+    fast.speed_up_vae(fused, CPU)
+    video = torch.randn(1, 3, 9, 32, 48, generator=torch.Generator().manual_seed(3))
+    latents = [encode_in(vae, video, [5, 4]) for vae in (plain, fused)]
+    assert_close(latents[1], latents[0], 1e-6)
+    pictures = [decode_in(vae, latents[0], [2, 1]) for vae in (plain, fused)]
+    assert_close(pictures[1], pictures[0], 1e-6)
+
+
+def test_a_start_that_compiles_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each word gives the start its full time again; one that compiles nothing has nothing to tell."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    words: list[str] = []
+    toy_engine(compiles=True).warm_up(words.append)
+    assert words == [f"compiling ({number} of 9)" for number in range(1, 10)]
+    toy_engine().warm_up(words.append)
+    assert len(words) == 9

@@ -161,10 +161,11 @@ class SelfAttentionLayer(_Projections):
     def __init__(self, config: WanConfig) -> None:
         super().__init__(config)
         self.joined: tuple[Tensor, Tensor] | None = None  # weight [3 * dim, dim] and bias
+        self.qkv: nn.Module | None = None  # what gives all three in place of q, k and v, if anything does
 
     def join_(self) -> None:
         """Lay the weights out as one, in a memory of their own. A second time: nothing."""
-        if self.joined is not None:
+        if self.joined is not None or self.qkv is not None:
             return
         layers = self.q, self.k, self.v
         joined = torch.cat([each.weight for each in layers]), torch.cat([each.bias for each in layers])
@@ -174,9 +175,13 @@ class SelfAttentionLayer(_Projections):
 
     def products(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q, k and v of x [B, N, dim]."""
-        if self.joined is None:
+        if self.qkv is not None:
+            made = self.qkv(x)
+        elif self.joined is not None:
+            made = F.linear(x, *self.joined)
+        else:
             return self.q(x), self.k(x), self.v(x)
-        q, k, v = F.linear(x, *self.joined).chunk(3, -1)
+        q, k, v = made.chunk(3, -1)
         return q, k, v
 
     def _apply(self, *arguments: Any, **options: Any) -> Any:

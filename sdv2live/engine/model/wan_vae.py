@@ -13,6 +13,7 @@ is PyTorch's channels_last(_3d) order, which tensor cores want, and makes a rang
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -82,8 +83,10 @@ class CausalConv(nn.Conv3d):
     """A convolution over the frames given and the last ones before them; none before the first are zeros.
 
     With a kernel of 3, two frames of past give an output for each frame, and one frame of past and a stride of 2 an
-    output for every second one.
+    output for every second one. way: chooses between `whole` and `by_taps`, which give the same; `whole` without one.
     """
+
+    way: Callable[[CausalConv, Tensor], Tensor] | None = None
 
     def __init__(
         self,
@@ -121,8 +124,27 @@ class CausalConv(nn.Conv3d):
         return joined
 
     def convolved(self, joined: Tensor) -> Tensor:
+        return self.whole(joined) if self.way is None else self.way(self, joined)
+
+    def whole(self, joined: Tensor) -> Tensor:
         y = super().forward(joined.permute(3, 0, 1, 2)[None])
         return y[0].permute(1, 2, 3, 0)
+
+    def by_taps(self, joined: Tensor) -> Tensor:
+        """The same as one convolution of pictures for each step of the kernel in time, added up."""
+        steps, stride = self.kernel_size[0], self.stride[0]
+        frames, last = joined.permute(0, 3, 1, 2), joined.shape[0] - steps
+        y: Tensor | None = None
+        for tap in range(steps):
+            part = F.conv2d(
+                frames[tap : tap + last + 1 : stride],
+                self.weight[:, :, tap],
+                self.bias if tap == 0 else None,
+                padding=(self.kernel_size[1] // 2, self.kernel_size[2] // 2),
+            )
+            y = part if y is None else y.add_(part)
+        assert y is not None
+        return y.permute(0, 2, 3, 1)
 
     def remember(self, x: Tensor, state: VaeState) -> None:
         """Keep the last frames of x [T, H, W, C], and run nothing."""
@@ -139,17 +161,31 @@ def new_state(memory: list[Past], size_wh: tuple[int, int], parameter: Tensor) -
 # Layers.
 
 
+def normed(x: Tensor, gamma: Tensor) -> Tensor:
+    """x [..., C] / |x| * sqrt(C) * gamma [C]."""
+    return F.rms_norm(x, x.shape[-1:], gamma, EPS)
+
+
 class RMSNorm(nn.Module):
-    """x / |x| * sqrt(C) * gamma, the length taken over a cell's channels."""
+    """x / |x| * sqrt(C) * gamma, the length taken over a cell's channels.
+
+    fused: (x, gamma, out), of [N, C], [C] and [N, C]: writes silu of the norm, in one kernel.
+    """
+
+    fused: Callable[[Tensor, Tensor, Tensor], None] | None = None
 
     def __init__(self, channels: int, dims: int = 3) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(channels, *[1] * dims))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], self.gamma.flatten(), EPS)
+        return normed(x, self.gamma.flatten())
 
     def silu_into(self, x: Tensor, out: Tensor) -> None:
+        """silu(norm(x)) written to `out`, both [T, H, W, C]."""
+        if self.fused is not None:
+            self.fused(x.flatten(0, -2), self.gamma.flatten(), out.flatten(0, -2))
+            return
         # A large picture frame by frame: what the norm needs meanwhile is then a frame's worth.
         frames = 1 if x.numel() > LARGE else x.shape[0]
         for part, place in zip(x.split(frames), out.split(frames), strict=True):
