@@ -207,33 +207,45 @@ def _client(address: Address, limit_s: float) -> Store:
 class Hop:
     """One direction between two neighbours: all of a micro-step in one packed message. Buffers are used again.
 
+    On a GPU messages travel on a stream of their own, beside the networks; events order the two, and no host waits.
     via_host: the line carries host memory, though the tensors may be a GPU's.
     """
 
     def __init__(self, group: dist.ProcessGroup, peer: int, device: torch.device, *, via_host: bool) -> None:
         self._group, self._peer, self._device = group, peer, device
         self._line = torch.device("cpu") if via_host else device
+        self._stream: torch.cuda.Stream | None = None
+        if self._line.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._buffers: dict[tuple[Form, ...], deque[tuple[Tensor, dist.Work | None]]] = {}
 
     def send(self, tensors: Sequence[Tensor], forms: tuple[Form, ...]) -> None:
-        """Begin to send; returns once the tensors are copied into the message."""
+        """Begin to send; returns once the tensors are copied into the message, or on their way into it."""
         ring = self._buffers.setdefault(forms, deque())
         if len(ring) < 2:
             buffer = torch.empty(parcel_bytes(forms), dtype=torch.uint8, device=self._line)
         else:
             buffer, work = ring.popleft()
             if work is not None:
-                work.wait()  # with NCCL it is the stream that waits, not the host
+                work.wait()  # on a GPU it is the stream that waits
         for view, tensor in zip(views(buffer, forms), tensors, strict=True):
             view.copy_(tensor)
-        ring.append((buffer, dist.isend(buffer, self._peer, group=self._group)))
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            ring.append((buffer, dist.isend(buffer, self._peer, group=self._group)))
 
     def receive(self, forms: tuple[Form, ...]) -> list[Tensor]:
-        """The next message's tensors, in memory of their own. Waits for it, on a GPU's stream with NCCL."""
-        buffer = torch.empty(parcel_bytes(forms), dtype=torch.uint8, device=self._line)
-        work = dist.irecv(buffer, self._peer, group=self._group)
-        assert work is not None
-        work.wait()
+        """The next message's tensors, in memory of their own. The host waits for it, or on a GPU the current stream."""
+        with torch.cuda.stream(self._stream):
+            buffer = torch.empty(parcel_bytes(forms), dtype=torch.uint8, device=self._line)
+            work = dist.irecv(buffer, self._peer, group=self._group)
+            assert work is not None
+            work.wait()
+        if self._stream is not None:
+            current = torch.cuda.current_stream(self._device)
+            current.wait_stream(self._stream)
+            buffer.record_stream(current)
         return views(buffer.to(self._device), forms)
 
 
