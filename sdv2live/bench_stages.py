@@ -43,19 +43,14 @@ def time_stages(
     for stage, call in stage_calls(engine, settings).items():
         with torch.inference_mode():
             _, work = counted(call)
-        floor_ms = floor_ms_of(work, ceilings)
         found = {mode: _in_mode(mode, call, engine.device, compiles=compiles) for mode in MODES}
         timed = take_turns({mode: each for mode, each in found.items() if not isinstance(each, str)}, engine.device)
         for mode, reason in found.items():
             entry: dict[str, Any] = {"stage": stage, "mode": mode}
             if mode in timed:
                 ms = timed[mode] * 1000
-                entry |= {
-                    "ms": round(ms, 2),
-                    "fps": round(engine.traits.chunk_frames * 1000 / ms, 1),
-                    "floor_ms": round(floor_ms, 2),
-                    "fraction_of_floor": round(floor_ms / ms, 3),
-                }
+                entry |= {"ms": round(ms, 2), "fps": round(engine.traits.chunk_frames * 1000 / ms, 1), "gflop": work}
+                entry |= against_floor(work, ms, ceilings)
             else:
                 entry["reason"] = str(reason)
             entries.append(entry)
@@ -171,10 +166,10 @@ def counted(call: Call) -> tuple[Any, dict[str, float]]:
     return result, {"conv": conv / 1e9, "matmul": (total - conv) / 1e9}
 
 
-def floor_ms_of(gflop: Mapping[str, float], ceilings: Mapping[str, float]) -> float:
-    """The counted work at the ceilings of this device."""
-    seconds = gflop["conv"] / ceilings["conv_gflop_per_s"] + gflop["matmul"] / ceilings["matmul_gflop_per_s"]
-    return seconds * 1000
+def against_floor(gflop: Mapping[str, float], ms: float, ceilings: Mapping[str, float]) -> dict[str, float]:
+    """floor_ms, the counted work at the ceilings of this device, and what fraction of it `ms` reached."""
+    floor_s = gflop["conv"] / ceilings["conv_gflop_per_s"] + gflop["matmul"] / ceilings["matmul_gflop_per_s"]
+    return {"floor_ms": round(floor_s * 1000, 2), "fraction_of_floor": round(floor_s * 1000 / ms, 3)}
 
 
 def measure_ceilings(device: torch.device, dtype: torch.dtype) -> dict[str, float]:

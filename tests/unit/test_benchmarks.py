@@ -1,0 +1,29 @@
+"""The benchmarks page is what the program makes of the files beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from sdv2live.benchmarks import FOLDER, PAGE, SECTION, benches, figures_text
+from sdv2live.generated import with_section
+from sdv2live.paths import assets_dir
+
+
+def test_the_page_is_up_to_date() -> None:
+    page = (assets_dir() / PAGE).read_text("utf-8")
+    made = figures_text(benches(assets_dir() / FOLDER))
+    assert page == with_section(page, SECTION, made), "run `python -m sdv2live.benchmarks`"
+
+
+def test_every_figure_says_where_it_is_from() -> None:
+    found = benches(assets_dir() / FOLDER)
+    assert found
+    for name, figures in found:
+        assert figures["versions"]["torch"] and figures["date_utc"] and figures["device"] and figures["threads"], name
+        assert figures["weights"] in ("random", "shipped", "given") and set(figures["ceilings"]), name
+
+
+def test_other_files_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "live.json").write_text(json.dumps({"frames_in": 3}))
+    assert benches(tmp_path) == []
