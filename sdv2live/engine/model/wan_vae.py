@@ -79,11 +79,22 @@ class VaeState:
             past.zero_()
 
 
+# On a processor torch takes oneDNN for one volume from this size on, batch by channels by frames by rows (its own
+# rule, in aten/src/ATen/native/Convolution.cpp), and a kernel several times slower below; for pictures it does not.
+SMALLEST_FAST_VOLUME = 20_481
+
+
+def _is_slow_as_one(joined: Tensor) -> bool:
+    """[T, H, W, C]: small pictures, or few channels."""
+    return joined.device.type == "cpu" and joined.numel() // joined.shape[2] < SMALLEST_FAST_VOLUME
+
+
 class CausalConv(nn.Conv3d):
     """A convolution over the frames given and the last ones before them; none before the first are zeros.
 
     With a kernel of 3, two frames of past give an output for each frame, and one frame of past and a stride of 2 an
-    output for every second one. way: chooses between `whole` and `by_taps`, which give the same; `whole` without one.
+    output for every second one. way: chooses between `whole` and `by_taps`, which give the same; without one it is
+    `whole`, but where torch has no fast kernel for that.
     """
 
     way: Callable[[CausalConv, Tensor], Tensor] | None = None
@@ -124,7 +135,9 @@ class CausalConv(nn.Conv3d):
         return joined
 
     def convolved(self, joined: Tensor) -> Tensor:
-        return self.whole(joined) if self.way is None else self.way(self, joined)
+        if self.way is not None:
+            return self.way(self, joined)
+        return self.by_taps(joined) if _is_slow_as_one(joined) else self.whole(joined)
 
     def whole(self, joined: Tensor) -> Tensor:
         y = super().forward(joined.permute(3, 0, 1, 2)[None])
