@@ -113,6 +113,6 @@ def pocket_stage(spec: EngineSpec, weights_dir: Path, stages: StageMap, rank: in
         device=device,
         dtype=dtype,
         new_cache=cache_of(spec.profile),
-        compiles=chooses_compile(spec.compile, device),
+        compiles=chooses_compile(spec.compile),
         fp8=spec.fp8,
     )

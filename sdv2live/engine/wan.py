@@ -116,7 +116,7 @@ def wan_stage(
             device=device,
             dtype=dtype,
             new_cache=cache_of(spec.profile),
-            compiles=chooses_compile(spec.compile, device),
+            compiles=chooses_compile(spec.compile),
             fp8=spec.fp8,
         )
     except (RuntimeError, MemoryError) as error:
@@ -202,7 +202,7 @@ def _codec(
             # What the convolutions want to read; the activations are laid out so by the networks.
             is_3d = isinstance(network, WanVAE)
             network.to(memory_format=torch.channels_last_3d if is_3d else torch.channels_last)  # type: ignore[call-overload]
-        if isinstance(network, WanVAE) and chooses_compile(spec.compile, device):
+        if isinstance(network, WanVAE) and chooses_compile(spec.compile):
             speed_up_vae(network, device)
     return WanCodec(encoder, decoder, normalise=spec.normalises_latents, mode=VAE_MODES[spec.vae])
 
