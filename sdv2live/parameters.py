@@ -172,7 +172,7 @@ def _rows() -> tuple[Parameter, ...]:
         Parameter("engine.precision", Kind.CHOICE, "auto", "Number format of the networks; auto: the fastest here.",
                   start, choices=("auto", "float32", "bfloat16", "float16"), flag="--precision", in_preset=False),
         Parameter("engine.compile", Kind.CHOICE, "auto",
-                  "Compile the networks before the stream starts, which takes a minute; auto: off, until it was seen on a GPU.",
+                  "Compile the networks first, which takes a minute; auto: off, until it was seen on a GPU.",
                   start, choices=("auto", "off", "on"), flag="--compile", in_preset=False),
         Parameter("engine.fp8", Kind.BOOL, False,
                   "Multiply in FP8 on a GPU that can (Ada, Hopper, later): faster at 14B, and a little coarser.", start,
