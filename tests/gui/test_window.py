@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +30,14 @@ from gui.live import Background, Knobs
 from gui.main_window import MainWindow
 from gui.noise_trace import NoiseTrace
 from gui.preview import Preview, View
+from gui.status_line import StatusLine
 from sdv2live.frames import Shown
 from sdv2live.parameters import TABLE, Kind
 from sdv2live.presets import Look, apply_preset, list_presets
 from sdv2live.queues import LatestSlot
 from sdv2live.registry import Registry
-from sdv2live.status import OutputLine
-from tests.gui.conftest import Camera, Choice, StillLive, settle, wait_for
+from sdv2live.status import OutputLine, RankLine
+from tests.gui.conftest import STATUS, Camera, Choice, StillLive, settle, wait_for
 
 KEYS = Qt.Key
 
@@ -574,3 +576,17 @@ def test_undo_does_not_stop_at_a_switch_that_was_turned_back(window: MainWindow,
     window.undo.undo()
     window.undo.undo()
     assert live.registry.get("output.wet") == live.registry.default("output.wet")
+
+
+def test_the_status_line_tells_how_busy_each_of_several_devices_is(application: QApplication) -> None:
+    line = StatusLine()
+    ranks = (
+        RankLine(0, "cuda:0", 0, 12, 0.81, 14.5, 9.25, 0.0),
+        RankLine(1, "cuda:1", 12, 30, 0.97, 0.0, 13.0, 21.0),
+    )
+    line.show_status(replace(STATUS, device="NVIDIA H100", ranks=ranks))
+    label = line._labels["engine"]
+    assert "(2 ranks: cuda:0 81%, cuda:1 97%)" in label.text()
+    assert "rank 1 on cuda:1: blocks 13 to 30, busy 97% of the time (blocks 13.0 ms, decode 21.0 ms)" in label.toolTip()
+    line.show_status(STATUS)
+    assert "ranks" not in label.text() + label.toolTip()
