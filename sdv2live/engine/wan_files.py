@@ -9,15 +9,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from shlex import quote
 from typing import Any, TypeVar
 
 from sdv2live.engine.model.wan_transformer import WAN_1_3B, WAN_14B, WanConfig
 from sdv2live.engine.model.wan_vae import WanVaeConfig
 from sdv2live.engine.umt5 import UMT5_XXL, UMT5Size
 from sdv2live.errors import UserError, one_line
-from sdv2live.models.manifest import ENGINES, MODELS, find, size_text
-from sdv2live.paths import models_dir
+from sdv2live.models.manifest import ENGINES, MODELS, command, find, size_text
 
 SIZES_FILE = "sdv2live.json"
 LARGEST_SIZES_BYTES = 65_536
@@ -61,8 +59,8 @@ def find_files(engine: str, folder: Path, vae: str) -> WanFiles:
         if (path := find(model, folder)) is not None:
             return path
         raise UserError(
-            f"{model.what} of {engine} is not in {folder}: {_how_to_get(engine, folder)} fetches what is missing; or "
-            f"put {model.place} there, give another folder with --weights, or try --random-weights."
+            f"{model.what} of {engine} is not in {folder}: {command('get', engine, folder)} fetches what is missing; "
+            f"or put {model.place} there, give another folder with --weights, or try --random-weights."
         )
 
     return WanFiles(
@@ -81,13 +79,9 @@ def check_folder(engine: str, folder: Path) -> None:
     why = "is a file" if folder.is_file() else "does not exist"
     size = size_text(sum(MODELS[name].rough_bytes for name in ENGINES[engine]))
     raise UserError(
-        f"the weights of {engine} are not here, the folder {folder} {why}: {_how_to_get(engine, folder)} fetches them "
-        f"({size}); or give a folder that has them with --weights, or try --random-weights without any."
+        f"the weights of {engine} are not here, the folder {folder} {why}: {command('get', engine, folder)} fetches "
+        f"them ({size}); or give a folder that has them with --weights, or try --random-weights without any."
     )
-
-
-def _how_to_get(engine: str, folder: Path) -> str:
-    return f"`sdv2live models get {engine}{'' if folder == models_dir() else f' --folder {quote(str(folder))}'}`"
 
 
 def sizes_of(engine: str, folder: Path | None) -> WanSizes:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
+
+from sdv2live.paths import models_dir
 
 GB, MB = 1_000_000_000, 1_000_000
 
@@ -155,6 +158,11 @@ def find(model: Model, folder: Path) -> Path | None:
             if (path := folder / inside / name).exists():
                 return path
     return None
+
+
+def command(action: str, name: str, folder: Path) -> str:
+    """What to type, in quotes for a message: `sdv2live models get wan-1.3b`."""
+    return f"`sdv2live models {action} {name}{'' if folder == models_dir() else f' --folder {quote(str(folder))}'}`"
 
 
 def size_text(count: float) -> str:
