@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -228,6 +229,7 @@ def _convert(model: Model, store: Store, watch: _Watch) -> None:
     new = target.with_name(CONVERTING + target.name)
     try:
         to_safetensors(found.path, new)
+        shutil.copymode(found.path, new)  # the library's is for its owner alone
         size = new.stat().st_size
         transfer = Transfer({model.name: size}, {})
         checksum = checksum_of(new, "sha256", lambda done: watch("checking", model, transfer.at(model.name, done)))
