@@ -308,7 +308,7 @@ def _verdict(found: Found, store: Store, watch: _Watch) -> tuple[bool, str]:
 def remove(name: str, store: Store) -> None:
     """Delete what was fetched. Raises UserError."""
     with store.lock(on_wait=lambda: print(f"waiting for another sdv2live in {store.folder} …", file=sys.stderr)):
-        names = removed_with(store, name)
+        names = removed_with(name, map(store.look, MODELS.values()))
         removed = store.remove(names)
         left = [store.look(MODELS[part]) for part in names]
     for path, size in removed:

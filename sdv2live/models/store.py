@@ -229,10 +229,10 @@ class Store:
         )
 
 
-def removed_with(store: Store, name: str) -> tuple[str, ...]:
+def removed_with(name: str, found: Iterable[Found]) -> tuple[str, ...]:
     """What goes when `name` is removed: an engine takes along the shared parts that no other engine here needs."""
-    others = [engine for engine in ENGINES if engine != name and store.look(MODELS[engine]).state != State.MISSING]
-    return (name, *SHARED) if name in ENGINES and not others else (name,)
+    here = {each.model.name for each in found if each.state != State.MISSING}
+    return (name, *SHARED) if name in ENGINES and not (here & ENGINES.keys()) - {name} else (name,)
 
 
 def with_ending(path: Path, ending: str) -> Path:
