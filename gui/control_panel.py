@@ -107,6 +107,9 @@ class ControlPanel(QScrollArea):
             apply.setToolTip("What stands here acts when the engine starts (Ctrl+R)")
             apply.clicked.connect(lambda: self._knobs.set("engine.restart", 1))
             body.layout().addWidget(apply, len(rows), 0, 1, 2)  # type: ignore[union-attr, call-arg]
+            self.files = QPushButton("Engine files\u2026")
+            self.files.setToolTip("What the Wan engines need: see, fetch and remove it (F12)")
+            body.layout().addWidget(self.files, len(rows) + 1, 0, 1, 2)  # type: ignore[union-attr, call-arg]
         self._layout.addWidget(body)
 
     def _rows(self, names: Iterable[str]) -> QWidget:

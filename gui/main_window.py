@@ -26,11 +26,14 @@ from PySide6.QtWidgets import (
 
 from gui.control_panel import ControlPanel
 from gui.live import Knobs, Live
+from gui.models_dialog import ModelsDialog
 from gui.notice import Notice
 from gui.preview import Preview, View
 from gui.screen_capture import hide_from_captures
 from gui.status_line import StatusLine
 from gui.undo import Undo
+from sdv2live.models.store import Store
+from sdv2live.paths import models_dir
 
 PULSE_MS = 100
 SWITCHES = (  # parameter, words, key, what it does
@@ -50,6 +53,7 @@ KEYS = (
     ("F5", "start and stop"),
     *((key, doc[:1].lower() + doc[1:]) for _, _, key, doc in SWITCHES),
     ("F11", "picture alone, full screen (Escape ends it)"),
+    ("F12", "the Wan engines' files: see, fetch, remove"),
     ("Ctrl+Shift+R", "start the stream anew"),
     ("Ctrl+R", "restart the engine"),
     ("Ctrl+Q", "quit"),
@@ -70,6 +74,8 @@ class MainWindow(QMainWindow):
         self.status_line = StatusLine()
         self.setStatusBar(self.status_line)
         self.undo = Undo(self.knobs)
+        self.models: ModelsDialog | None = None
+        self.panel.files.clicked.connect(self.show_models)
         self._recorded: object = None
         self._was_maximised = False
         left = QWidget()
@@ -168,6 +174,7 @@ class MainWindow(QMainWindow):
         key("F1", self.show_keys)
         key("F5", self.toggle_running)
         key("F11", self.toggle_full_screen)
+        key("F12", self.show_models)
         key("Ctrl+L", self.panel.prompt.setFocus)
         key("Ctrl+S", self.panel.looks.save_as)
         key("Ctrl+R", lambda: self.knobs.set("engine.restart", 1))
@@ -195,6 +202,13 @@ class MainWindow(QMainWindow):
         box.setText(f"<table>{rows}</table><p>Right-click a label to copy its OSC address.</p>")
         box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         box.open()
+
+    def show_models(self) -> None:
+        """The engines' files, in a window of their own that goes on fetching while it is closed."""
+        if self.models is None:
+            self.models = ModelsDialog(Store(models_dir()), self)
+        self.models.show()
+        self.models.raise_()
 
     def beat(self) -> None:
         """Ten times a second: how is it doing?"""
@@ -243,6 +257,8 @@ class MainWindow(QMainWindow):
         self._pulse.stop()
         self.preview.stop()
         self.panel.close_down()
+        if self.models is not None:
+            self.models.close_down()
         self.knobs.close()
         event.accept()
 

@@ -57,7 +57,7 @@ NEEDS_OF_COMMAND: Mapping[str, Needs] = {
     "evaluate": Needs(_LIVE),
     "bench": Needs(_ENGINE),
     "stage": Needs(_ENGINE),
-    "models": Needs(("huggingface_hub",)),
+    "models": Needs((*_ENGINE, "huggingface_hub")),  # the engine's, to convert what was fetched
     "devices": Needs(("numpy", "cv2", "mss"), along=(*_CAMERAS, "pyvirtualcam")),
     "doctor": _NOTHING,
     "help": _NOTHING,

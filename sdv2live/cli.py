@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 USAGE_ERROR = 2
 DEMO_SECONDS = 20.0
-COMMANDS = ("live", "render", "evaluate", "bench", "devices", "stage")
+COMMANDS = ("live", "render", "evaluate", "bench", "models", "devices", "stage")
 _NOT_IN_RENDER = ("output.", "stream.", "osc.", "source.", "camera.", "record.", "schedule")
 _YET_IN_RENDER = ("source.fit", "source.mirror", "source.rotate", "output.filters")
 
@@ -111,6 +111,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     evaluate.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the curves into FILE.png")
     evaluate.set_defaults(run=_evaluate)
+
+    from sdv2live.models.command import add_parser as add_models_parser
+
+    models = commands.add_parser("models", help="fetch, check and remove the Wan engines' files", allow_abbrev=False)
+    add_models_parser(models)
+    models.set_defaults(run=_models)
 
     devices = commands.add_parser("devices", help="list cameras, screens, virtual cameras and GPUs", allow_abbrev=False)
     devices.add_argument("--json", action="store_true", help="as JSON, for programs")
@@ -313,6 +319,12 @@ def _stage(options: argparse.Namespace) -> int:
     except (RankLost, RuntimeError) as error:
         end(one_line(error)[:200])
     return 0
+
+
+def _models(options: argparse.Namespace) -> int:
+    from sdv2live.models.command import run
+
+    return run(options)
 
 
 def _devices(options: argparse.Namespace) -> int:

@@ -21,24 +21,19 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from sdv2live import pip_runner, torch_build
 from sdv2live.errors import UserError, one_line
-
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
+from sdv2live.file_lock import held
 
 STAMP_NAME = "sdv2live.json"
 LOCK_NAME = "sdv2live.lock"
-_LOCK_POLL_S = 0.2
 
 # Run by a .venv's own Python: its version, whether it has pip, and each package's version if it is there.
 _PROBE = """
@@ -141,7 +136,8 @@ def prepare(root: Path, packages: Mapping[str, str], along: Mapping[str, str] | 
     venv = root / ".venv"
     try:
         venv.mkdir(exist_ok=True)
-        with _locked(venv) as lock, _ended_by_sigterm():
+        waiting = partial(say, f"another start of sdv2live is installing into {venv}; waiting for it …")
+        with held(venv / LOCK_NAME, on_wait=waiting) as lock, _ended_by_sigterm():
             # Another process may have done the work while this one waited for the lock. One that runs
             # inside .venv already knows better than the stamp: it has just looked for its modules.
             if is_ready(root, packages) and not lock.is_first:
@@ -308,38 +304,6 @@ def _is_old(python: str) -> bool:
     """Whether a version such as `3.9` lies below the oldest Python that works."""
     major, minor = python.split(".")
     return (int(major), int(minor)) < (3, 11)
-
-
-@dataclass(frozen=True)
-class _Lock:
-    descriptor: int
-    is_first: bool
-
-
-@contextlib.contextmanager
-def _locked(venv: Path) -> Iterator[_Lock]:
-    """Hold the `.venv`'s lock; say so once if that means waiting. `is_first`: nobody else held it."""
-    descriptor = os.open(venv / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        is_first = _try_lock(descriptor)
-        if not is_first:
-            say(f"another start of sdv2live is installing into {venv}; waiting for it …")
-            while not _try_lock(descriptor):
-                time.sleep(_LOCK_POLL_S)
-        yield _Lock(descriptor, is_first)
-    finally:
-        os.close(descriptor)  # gives the lock back as well
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        if sys.platform == "win32":
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # how Linux and macOS, and how Windows, say "taken"
-        return False
-    return True
 
 
 @contextlib.contextmanager

@@ -7,16 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from types import TracebackType
 
 from sdv2live.errors import one_line
+from sdv2live.file_lock import try_lock
 from sdv2live.paths import user_config_dir
-
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +49,7 @@ def take_instance_lock() -> InstanceLock | None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        if _try_lock(descriptor):
+        if try_lock(descriptor):
             return InstanceLock(descriptor)
         os.close(descriptor)
         return None
@@ -63,14 +58,3 @@ def take_instance_lock() -> InstanceLock | None:
             os.close(descriptor)
         log.warning("whether another sdv2live runs is not known, %s cannot be locked: %s", path, one_line(error))
         return InstanceLock(None)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        if sys.platform == "win32":
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # how Linux and macOS, and how Windows, say "taken"
-        return False
-    return True

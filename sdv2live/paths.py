@@ -41,7 +41,7 @@ def user_config_dir() -> Path:
 
 
 def models_dir() -> Path:
-    """Where this user's fetched models lie, a folder for each engine. It may not exist yet."""
+    """Where this user's fetched models lie, those of all engines: they share most files. It may not exist yet."""
     return cache_dir() / "models"
 
 

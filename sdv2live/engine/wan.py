@@ -158,7 +158,7 @@ def _files(spec: EngineSpec, sizes: WanSizes) -> WanFiles | None:
 def _folder(spec: EngineSpec) -> Path:
     """Where the files of the engine are to be."""
     if not spec.weights:
-        return models_dir() / spec.name
+        return models_dir()
     try:
         return Path(spec.weights).expanduser()
     except RuntimeError:

@@ -1,7 +1,7 @@
-"""Which files a Wan engine is made of and where they lie in a folder. Opens none of them.
+"""Which files a Wan engine is made of, in one folder. Opens none of them.
 
-A folder may be laid out flat, or as the reference and the Wan 2.1 download have it. `sdv2live.json` in it gives other
-sizes than the released ones, for networks of one's own: {"dit": {...}, "vae": {...}, "text": {...}}.
+Their names and layouts are in `sdv2live/models/manifest.py`, by which they are fetched too. `sdv2live.json` in the
+folder gives other sizes than the released ones, for one's own networks: {"dit": {...}, "vae": {...}, "text": {...}}.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from sdv2live.engine.model.wan_transformer import WAN_1_3B, WAN_14B, WanConfig
 from sdv2live.engine.model.wan_vae import WanVaeConfig
 from sdv2live.engine.umt5 import UMT5_XXL, UMT5Size
 from sdv2live.errors import UserError, one_line
+from sdv2live.models.manifest import ENGINES, MODELS, command, find, size_text
 
 SIZES_FILE = "sdv2live.json"
 LARGEST_SIZES_BYTES = 65_536
@@ -22,18 +23,7 @@ PARTS = ("dit", "vae", "text")
 MOST_LAYERS, LARGEST_SIZE = 256, 1 << 20  # beyond any network, and short of what would take for ever to lay out
 SMALLEST_HEAD = 6  # channels: a pair for each axis of the positions
 
-_INSIDE = (".", "wan_models/Wan2.1-T2V-1.3B", "wan_models/Wan2.1-T2V-14B", "ckpts")
-_DIT_FOLDER = {"wan-1.3b": "wan_causal_dmd_v2v", "wan-14b": "wan_causal_dmd_v2v_14b"}
 _RELEASED = {"wan-1.3b": WAN_1_3B, "wan-14b": WAN_14B}
-_DIT = ("model.safetensors.index.json", "model.safetensors", "model.pt")
-_VAE = ("Wan2.1_VAE.safetensors", "Wan2.1_VAE.pth")
-_TAEHV = ("taew2_1.safetensors", "taew2_1.pth")
-_TEXT = (
-    "models_t5_umt5-xxl-enc-bf16.safetensors",
-    "models_t5_umt5-xxl-enc-bf16.pth",
-    "text_encoder",
-)
-_TOKENIZER = ("google/umt5-xxl", "tokenizer")
 _LAYERS = ("num_layers", "res_blocks")
 _FIXED = ("in_dim", "out_dim", "z_dim")  # latents have sixteen channels: their mean and deviation are known
 
@@ -61,37 +51,37 @@ class WanFiles:
 
 
 def find_files(engine: str, folder: Path, vae: str) -> WanFiles:
-    """Where each file lies. Raises UserError naming the first that is missing, by its released name."""
+    """Where each file lies. Raises UserError naming the first that is missing, and how to get it."""
     check_folder(engine, folder)
 
-    def find(what: str, names: tuple[str, ...], *, released: str) -> Path:
-        for inside in _INSIDE:
-            for name in names:
-                if (path := folder / inside / name).exists():
-                    return path
+    def place(name: str) -> Path:
+        model = MODELS[name]
+        if (path := find(model, folder)) is not None:
+            return path
         raise UserError(
-            f"{what} of {engine} is not in {folder}: put {released} there, give another folder with --weights, or "
-            "try --random-weights."
+            f"{model.what} of {engine} is not in {folder}: {command('get', engine, folder)} fetches what is missing; "
+            f"or put {model.place} there, give another folder with --weights, or try --random-weights."
         )
 
-    dit = tuple(f"{_DIT_FOLDER[engine]}/model.{ending}" for ending in ("safetensors", "pt"))
     return WanFiles(
-        dit=find("the transformer", (*dit, *_DIT), released=dit[-1]),
-        vae=find("the Wan VAE", _VAE, released=_VAE[-1]) if vae != "taehv" else None,
-        taehv=find("TAEHV", _TAEHV, released=_TAEHV[-1]) if vae != "wan" else None,
-        text=find("the text encoder", _TEXT, released=_TEXT[1]),
-        tokenizer=find("the tokenizer", _TOKENIZER, released=f"{_TOKENIZER[0]}/tokenizer.json"),
+        dit=place(engine),
+        vae=place("wan-vae") if vae != "taehv" else None,
+        taehv=place("taehv") if vae != "wan" else None,
+        text=place("text-encoder"),
+        tokenizer=place("tokenizer").parent,
     )
 
 
 def check_folder(engine: str, folder: Path) -> None:
     """Raises UserError for a folder that there is not."""
-    if not folder.is_dir():
-        why = "is a file" if folder.is_file() else "does not exist"
-        raise UserError(
-            f"the weights of {engine} are not here: the folder {folder} {why}; give one with --weights, or try "
-            "--random-weights without it."
-        )
+    if folder.is_dir():
+        return
+    why = "is a file" if folder.is_file() else "does not exist"
+    size = size_text(sum(MODELS[name].rough_bytes for name in ENGINES[engine]))
+    raise UserError(
+        f"the weights of {engine} are not here, the folder {folder} {why}: {command('get', engine, folder)} fetches "
+        f"them ({size}); or give a folder that has them with --weights, or try --random-weights without any."
+    )
 
 
 def sizes_of(engine: str, folder: Path | None) -> WanSizes:

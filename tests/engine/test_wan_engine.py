@@ -489,9 +489,17 @@ def as_it_is(folder: Path) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
-    "no transformer": (_remove(DIT_FILE), [], f"transformer of wan-1.3b is not in .*put {DIT_FILE} there"),
+    "no transformer": (
+        _remove(DIT_FILE),
+        [],
+        f"transformer of wan-1.3b is not in .*`sdv2live models get wan-1.3b --folder .*put {DIT_FILE} there",
+    ),
     "no vae": (_remove(VAE_FILE), [], f"Wan VAE of wan-1.3b is not in .*put {VAE_FILE} there"),
-    "no taehv": (_remove(TAEHV_FILE), ["--vae", "taehv"], f"TAEHV of wan-1.3b is not in .*put {TAEHV_FILE} there"),
+    "no taehv": (
+        _remove(TAEHV_FILE),
+        ["--vae", "taehv"],
+        "TAEHV of wan-1.3b is not in .*put taew2_1.safetensors there",
+    ),
     "no text encoder": (_remove(TEXT_FILE), [], f"text encoder of wan-1.3b is not in .*put {TEXT_FILE} there"),
     "no tokenizer": (_remove(TOKENIZER), [], f"tokenizer of wan-1.3b is not in .*put {TOKENIZER}/tokenizer.json there"),
     "no tokenizer.json": (_remove(f"{TOKENIZER}/tokenizer.json"), [], r"tokenizer\.json"),

@@ -60,6 +60,10 @@ RULES = [
     ),
     ("sdv2live/engine/model", ["numpy", "safetensors", "sdv2live.clock", "sdv2live.frames"]),
     ("sdv2live/capture", ["torch", "bridges", "gui", "sdv2live.engine", "sdv2live.session", "sdv2live.app"]),
+    (
+        "sdv2live/models",
+        ["torch", "safetensors", "bridges", "gui", "sdv2live.capture", "sdv2live.session", "sdv2live.app"],
+    ),
     ("bridges", ["torch", "cv2", "gui", "sdv2live.engine", "sdv2live.session", "sdv2live.app", "sdv2live.supervisor"]),
     ("gui", ["torch", "cv2", "bridges", "sdv2live.engine", "sdv2live.session", "sdv2live.app"]),
 ]
@@ -93,6 +97,8 @@ def test_heavy_packages_stay_where_they_belong() -> None:
         "mss": ("sdv2live/capture/screen.py",),
         "cv2_enumerate_cameras": ("sdv2live/capture/cameras.py",),
         "pyvirtualcam": ("bridges/virtual_camera.py",),
+        "huggingface_hub": ("sdv2live/models/fetch.py", "sdv2live/measures.py"),
+        "httpx2": ("sdv2live/models/fetch.py",),
     }
     for package, rooms in may.items():
         users = {
@@ -133,6 +139,7 @@ def run_python(code: str) -> str:
         ("bridges.osc_server", "torch cv2 av numpy"),
         ("sdv2live.bench", "cv2 av PySide6 pyvirtualcam huggingface_hub"),
         ("sdv2live.engine.worker", "torch cv2 av"),
+        ("sdv2live.models.command", "torch numpy safetensors huggingface_hub httpx2"),
     ],
 )
 def test_an_import_brings_only_what_it_needs(module: str, not_loaded: str) -> None:

@@ -39,7 +39,17 @@ def copy_package(folder: Path) -> Path:
     """The files of a start, copied, with a command line that says where it runs."""
     package = folder / "sdv2live"
     package.mkdir(parents=True)
-    for name in ("__init__", "__main__", "bootstrap", "installer", "pip_runner", "torch_build", "paths", "errors"):
+    for name in (
+        "__init__",
+        "__main__",
+        "bootstrap",
+        "installer",
+        "pip_runner",
+        "torch_build",
+        "paths",
+        "errors",
+        "file_lock",
+    ):
         shutil.copy(ROOT / "sdv2live" / f"{name}.py", package)
     (package / "cli.py").write_text(
         "import os, sys\n"

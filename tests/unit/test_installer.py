@@ -20,7 +20,17 @@ from sdv2live import installer
 from sdv2live.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-START_FILES = ("__init__", "__main__", "bootstrap", "installer", "pip_runner", "torch_build", "paths", "errors")
+START_FILES = (
+    "__init__",
+    "__main__",
+    "bootstrap",
+    "installer",
+    "pip_runner",
+    "torch_build",
+    "paths",
+    "errors",
+    "file_lock",
+)
 PINS = {"torch": "2.13.0", "numpy": "1.0", "einops": "1.0", "safetensors": "1.0"}
 PACKAGES = {"numpy": "numpy", "einops": "einops"}
 
