@@ -13,8 +13,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -157,13 +157,16 @@ class Store:
 
     # ---- what is done to it
 
-    def lock(self, *, on_wait: Callable[[], None]) -> AbstractContextManager[Lock]:
+    @contextmanager
+    def lock(self, *, on_wait: Callable[[], None]) -> Iterator[Lock]:
         """Held by whoever changes the folder, which is made if need be. Raises UserError."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            return held(self.folder / LOCK_NAME, on_wait=on_wait)
-        except OSError as error:
-            raise self.failed("made", error) from None
+        with ExitStack() as stack:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock = stack.enter_context(held(self.folder / LOCK_NAME, on_wait=on_wait))
+            except OSError as error:
+                raise self.failed("locked", error) from None
+            yield lock
 
     def check_room(self, needed_bytes: int, what: str) -> None:
         """Raises UserError where the drive has less room than that."""
@@ -178,9 +181,12 @@ class Store:
         return shutil.disk_usage(self.folder).free
 
     def set_aside(self, path: Path) -> None:
-        """A damaged file of ours loses its name, so that it is taken for a model no more."""
-        path.replace(with_ending(path, DAMAGED))
-        self.forget(path)
+        """A damaged file of ours loses its name, so that it is taken for a model no more. Raises UserError."""
+        try:
+            path.replace(with_ending(path, DAMAGED))
+            self.forget(path)
+        except OSError as error:
+            raise self.failed("changed", error) from None
 
     def remove(self, names: Iterable[str]) -> list[tuple[Path, int]]:
         """Delete what we put there for these models, and what is left of it; -> the files and their sizes.

@@ -9,7 +9,7 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 COMMIT, NEXT_COMMIT = "a1" * 20, "b2" * 20
 LARGE_BYTES = 100_000  # from here on a file lies elsewhere, under its sha256
@@ -39,6 +39,7 @@ class Hub:
     history: dict[str, dict[str, bytes]] = field(default_factory=dict)
     faults: defaultdict[str, deque[str]] = field(default_factory=lambda: defaultdict(deque))
     requests: list[Request] = field(default_factory=list)
+    proxied: list[str] = field(default_factory=list)  # the hosts that it was asked for as a proxy
 
     def __enter__(self) -> Hub:
         self.half_sent, self.go_on = threading.Event(), threading.Event()
@@ -138,6 +139,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _respond(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
+        url = urlsplit(self.path)
+        if url.netloc:  # asked as a proxy
+            self.hub.proxied.append(url.netloc)
+            self.path = url.path
         self.hub.requests.append(Request(self.server_name, self.command, self.path, headers))
         try:
             type(self).answer(self)

@@ -283,6 +283,13 @@ def test_a_folder_that_cannot_be_made_or_is_none(here: Here, hub: Hub, tmp_path:
     assert (tmp_path / "file").read_text() == "no folder"
 
 
+def test_a_folder_that_cannot_be_locked(here: Here, hub: Hub) -> None:
+    (here.folder / "fetching.lock").mkdir(parents=True)
+    for action in ("get", "verify", "remove"):
+        assert here.run(action, "wan-vae") == 2
+        assert "cannot be locked" in here.sentence() and "--folder" in here.sentence()
+
+
 # ---- what becomes of it later ------------------------------------------------------------------------------------
 
 

@@ -114,6 +114,14 @@ def test_the_second_of_two_waits_for_the_first_and_fetches_nothing_itself(machin
     assert machine.holds_it() and len(hub.asked("GET", "cdn")) == 1
 
 
+def test_endpoint_and_proxy_are_those_of_the_environment(machine: Machine, hub: Hub) -> None:
+    proxy = {"HF_ENDPOINT": "http://hub.of.this.test", "HTTP_PROXY": hub.endpoint, "NO_PROXY": "localhost"}
+    machine.environ |= proxy | {"http_proxy": hub.endpoint, "no_proxy": "localhost"}
+    code, _, said = machine.run("models", "get", NAME)
+    assert code == 0 and machine.holds_it(), said
+    assert set(hub.proxied) == {"hub.of.this.test"}
+
+
 def test_a_new_user_is_told_what_to_type_and_it_works(machine: Machine, hub: Hub, tmp_path: Path) -> None:
     live = ["--headless", "--source", "pattern", "--osc-port", "0", "--seconds", "1", "--engine", "wan-1.3b"]
     render = ["render", str(ROOT / "assets" / "clip.mp4"), str(tmp_path / "out.mp4"), "--engine", "wan-1.3b"]
