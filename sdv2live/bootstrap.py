@@ -75,9 +75,9 @@ NEEDS_OF_COMMAND: Mapping[str, Needs] = {
             "ruff",
             "mypy",
             "setuptools",
+            "huggingface_hub",
             *_TRAINING,
         ),
-        along=("huggingface_hub",),
     ),
 }
 
@@ -87,6 +87,8 @@ def needs_of(arguments: Sequence[str]) -> Needs:
     command = arguments[0] if arguments and not arguments[0].startswith("-") else "live"
     if command != "test" and not {"-h", "--help", "--version"}.isdisjoint(arguments):
         return _NOTHING
+    if command == "models" and arguments[1:2] != ["get"]:
+        return _NOTHING  # what is here can be looked at, checked and removed without
     return NEEDS_OF_COMMAND.get(command, _NOTHING)
 
 

@@ -256,7 +256,7 @@ def verify(name: str | None, store: Store) -> None:
     name: a model that has to be here, or an engine; None: whatever is here.
     """
     watch = _Watch(as_json=False)
-    checked, bad = 0, []
+    checked, bad, by_hand = 0, [], []
     with store.lock(on_wait=lambda: watch.say(f"another sdv2live is changing {store.folder}; waiting for it …")):
         for part in MODELS if name is None else ENGINES.get(name, (name,)):
             found = store.look(MODELS[part])
@@ -268,11 +268,13 @@ def verify(name: str | None, store: Store) -> None:
             print(f"{part}: {words}")
             if not is_good:
                 bad.append(part)
+                by_hand += [found.path] if found.state == State.BY_HAND else []
     if not checked:
         print(f"no model is in {store.folder}")
     if bad:
+        first = f"take {', '.join(map(str, by_hand))} away if it is not what you mean to use; " if by_hand else ""
         raise UserError(
-            f"{', '.join(bad)} in {store.folder} cannot be used: {command('get', name or bad[0], store.folder)} "
+            f"{', '.join(bad)} in {store.folder} did not pass: {first}{command('get', name or bad[0], store.folder)} "
             "fetches what is damaged or missing."
         )
 

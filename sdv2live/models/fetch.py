@@ -330,8 +330,8 @@ def _refused(model: Model, error: Exception, store: Store) -> UserError:
     else:
         do = "check the network connection, and HTTPS_PROXY where there is a proxy"
     return UserError(
-        f"{file} cannot be fetched, {host} cannot be reached ({why}): {do}, and {again}; or fetch it on another "
-        f"machine and put {model.place} into {store.folder}."
+        f"{file} cannot be fetched, {host} cannot be reached ({why}): {do}, and {again}; or fetch on "
+        f"another machine, with the same command, and copy its models folder to {store.folder}."
     )
 
 
