@@ -19,7 +19,7 @@ from torch import Tensor
 from sdv2live.engine.model.pocket_codec import PocketCodec
 from sdv2live.engine.model.pocket_text import PocketTextEncoder
 from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
-from sdv2live.training import words
+from sdv2live.training import unseen, words
 from sdv2live.training.data import Picture, package_file, read_picture
 from sdv2live.training.effects import COLOURS, LOOKS
 from sdv2live.training.losses import psnr
@@ -211,7 +211,7 @@ def words_table(folder: Path, device: torch.device) -> str:
     """How the text encoder reads the held-out phrases."""
     text = load_model(folder, device).text
     lines, right = [], 0
-    for phrase, look, colour in words.HELD_OUT:
+    for phrase, look, colour in unseen.SENTENCES:
         read = text.understand(phrase)
         got_look, got_colour = (
             max(read.looks, key=read.looks.__getitem__),
@@ -223,9 +223,9 @@ def words_table(folder: Path, device: torch.device) -> str:
             f"{'right' if is_right else 'WRONG'}: {phrase!r} -> {got_look} {read.looks[got_look]:.2f}, "
             f"{got_colour} {read.colours[got_colour]:.2f}, unknown {read.unknown:.2f}"
         )
-    for phrase in words.UNKNOWN_HELD_OUT:
+    for phrase in unseen.UNKNOWN_SENTENCES:
         read = text.understand(phrase)
         lines.append(
             f"unknown phrase {phrase!r}: {max(read.looks, key=read.looks.__getitem__)}, unknown {read.unknown:.2f}"
         )
-    return "\n".join([*lines, f"{right} of {len(words.HELD_OUT)} held-out phrases read right"])
+    return "\n".join([*lines, f"{right} of {len(unseen.SENTENCES)} held-out phrases read right"])

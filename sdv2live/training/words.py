@@ -1,7 +1,6 @@
 """Prompts for training the text encoder. Owns: the words that stand for each look, colour and strength, and sentences.
 
-A drawn prompt comes with what it should be read as. HELD_OUT phrases use words or combinations that are never drawn;
-they are for the evaluation alone.
+A drawn prompt comes with what it should be read as. What judges the encoder stands apart, in `unseen.py`.
 """
 
 from __future__ import annotations
@@ -136,39 +135,6 @@ TEMPLATES = (
     "{subject} {look}", "{look} effect", "render as {look}", "{subject} painted as {look}, {filler}, {filler}",
     "an {look} of {subject}", "i want {look}", "looks like {look}", "{look} video of {subject}",
 )  # fmt: skip
-
-# phrase, look, colour; no phrase here can be drawn: each has wording, a form or a misspelling of its own.
-HELD_OUT: tuple[tuple[str, str, str], ...] = (
-    ("an expressive oil portrait on canvas", "oil", "none"),
-    ("oil-painted scenery with visible brushwork", "oil", "none"),
-    ("blue oill paintng", "oil", "blue"),
-    ("delicate water-color illustration", "watercolour", "none"),
-    ("watercolours in pale pastels", "watercolour", "pastel"),
-    ("waterclor washes of a street", "watercolour", "none"),
-    ("sketched with a soft graphite pencil", "pencil", "none"),
-    ("pencill sketches of my friends", "pencil", "none"),
-    ("a red pencil study", "pencil", "red"),
-    ("inky brush drawing, manga page", "ink", "none"),
-    ("pen & ink illustration", "ink", "none"),
-    ("neon-lit outlines, cyber punk", "neon", "none"),
-    ("glowing neons everywhere in teal", "neon", "teal"),
-    ("thermal-imaging footage", "thermal", "none"),
-    ("seen through an infrared heat camera", "thermal", "none"),
-    ("pixelated 8bit videogame", "pixel", "none"),
-    ("green gameboy pixel-art", "pixel", "green"),
-    ("saturday morning cartoons", "cel", "none"),
-    ("animé film with warm colors", "cel", "warm"),
-    ("cel-shaded comicbook hero", "cel", "none"),
-    ("moonlit streets at midnight", "night", "none"),
-    ("a cold night outside", "night", "cold"),
-    ("faded vintage photos from the 1970s", "vintage", "none"),
-    ("sepia vintage filmstock", "vintage", "sepia"),
-    ("the original picture, unchanged please", "identity", "none"),
-    ("a bluish tint", "identity", "blue"),
-    ("warm golden light", "identity", "warm"),
-    ("", "identity", "none"),
-)  # fmt: skip
-UNKNOWN_HELD_OUT = ("a giant octopus playing chess", "quarterly revenue", "xkqjz wvut", "volcano eruption on mars")
 
 
 @dataclass(frozen=True)

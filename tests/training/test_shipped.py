@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdv2live.training import words
+from sdv2live.training import unseen
 from sdv2live.training.effects import LOOKS, gauss
 from sdv2live.training.evaluate import Model, load_model, restyle
 from sdv2live.training.losses import psnr
@@ -51,11 +51,11 @@ def test_the_latent_matters(model: Model) -> None:
 
 def test_held_out_phrases_are_read_right(model: Model) -> None:
     right = 0
-    for phrase, look, colour in words.HELD_OUT:
+    for phrase, look, colour in unseen.SENTENCES:
         read = model.text.understand(phrase)
         right += max(read.looks, key=read.looks.__getitem__) == look
         right += max(read.colours, key=read.colours.__getitem__) == colour
-    assert right >= 0.9 * 2 * len(words.HELD_OUT)
+    assert right >= 0.9 * 2 * len(unseen.SENTENCES)
 
 
 def test_nonsense_asks_for_nothing(model: Model) -> None:
