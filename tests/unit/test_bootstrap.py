@@ -62,6 +62,7 @@ def copy_package(folder: Path) -> Path:
         (["render"], LIVE),
         (["evaluate"], LIVE),
         (["bench", "--engine", "pocket"], ENGINE),
+        (["prompt", "oil"], ENGINE),
         (["stage"], ENGINE),
         (["devices"], {"numpy", "cv2", "mss"}),
         (["doctor"], set()),
