@@ -74,11 +74,12 @@ def sentence_of_unknown(engine: str, entries: Sequence[Understood]) -> str:
     words = ", ".join(named) + more if more or len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
     verb = "means" if len(unknown) == 1 else "mean"
     nearest = max(entries, key=lambda entry: entry.weight)
-    follows = f"the picture follows the nearest look, {nearest.look}"
-    if nearest.look == AS_IT_IS:
-        follows = (
-            "no look is near, so the picture stays as it is"
-            if nearest.colour == "none"
-            else f"the picture keeps its look and takes the colour {nearest.colour}"
+    if nearest.look != AS_IT_IS:
+        does = f"the picture follows the nearest look, {nearest.look}"
+    elif nearest.colour != "none":
+        does = (
+            f"the picture keeps its look and takes the colour {nearest.colour}; name a look, such as oil, ink or night"
         )
-    return f"{words} {verb} nothing to the engine {engine}: {follows}; `sdv2live prompt` says what it understands."
+    else:
+        does = "no look is near, so the picture stays as it is; name a look, such as oil, ink or night"
+    return f"{words} {verb} nothing to the engine {engine}: {does}."

@@ -41,16 +41,19 @@ def test_the_oldest_texts_are_forgotten() -> None:
     ("entries", "words"),
     [
         ((NEON, INK), ""),
-        ((OIL,), "'octopus' means nothing to the engine pocket: the picture follows the nearest look, oil;"),
-        ((NOTHING,), "'wombat' means nothing to the engine pocket: no look is near, so the picture stays as it is;"),
+        ((OIL,), "'octopus' means nothing to the engine pocket: the picture follows the nearest look, oil."),
+        (
+            (NOTHING,),
+            "'wombat' means nothing to the engine pocket: no look is near, so the picture stays as it is; name a look, ",
+        ),
         (
             (Understood("", "identity", 1.0, "red", 1.0, ("fox", "den")),),
-            "'fox' and 'den' mean nothing to the engine pocket: the picture keeps its look and takes the colour red;",
+            "'fox' and 'den' mean nothing to the engine pocket: the picture keeps its look and takes the colour red; ",
         ),
         (
             (Understood("", "ink", 1.0, "red", 1.0, tuple("abcdefgh")),),
             "'a', 'b', 'c', 'd', 'e', 'f' and 2 more words mean nothing to the engine pocket: the picture follows the "
-            "nearest look, ink;",
+            "nearest look, ink.",
         ),
     ],
 )
