@@ -28,6 +28,7 @@ from bridges.osc_words import (
     PRESET,
     RANKS,
     STATE,
+    UNDERSTOOD,
     Addresses,
     Wish,
     arguments_of,
@@ -39,6 +40,7 @@ from sdv2live.errors import UserError, one_line
 from sdv2live.parameters import Kind
 from sdv2live.registry import Registry
 from sdv2live.status import RankLine
+from sdv2live.understood import Understood
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +82,9 @@ def _no_presets(name: str) -> None:
 class OscServer:
     """Listens on 127.0.0.1 and sets, with origin `osc`, what it is told to. Port 0 takes any free one (for tests).
 
-    state() names the app's state for queries, ranks() says how each of several devices does. apply_preset(name) raises
-    UserError where it cannot. All are called on the thread `osc`. allow: further host addresses that may get replies;
+    state() names the app's state for queries, ranks() says how each of several devices does, understood() what the
+    prompts are read as. apply_preset(name) raises UserError where it cannot. All are called on the thread `osc`. allow:
+    further host addresses that may get replies;
     loopback always may.
     """
 
@@ -93,12 +96,13 @@ class OscServer:
         clock: Clock,
         state: Callable[[], str] = lambda: "running",
         ranks: Callable[[], Sequence[RankLine]] = lambda: (),
+        understood: Callable[[], Sequence[Understood]] = lambda: (),
         apply_preset: Callable[[str], None] = _no_presets,
         allow: Iterable[str] = (),
     ) -> None:
         self._registry = registry
         self._clock = clock
-        self._state, self._ranks = state, ranks
+        self._state, self._ranks, self._understood = state, ranks, understood
         self._apply_preset = apply_preset
         self._allow = frozenset(allow)
         self._port = port
@@ -288,6 +292,11 @@ class OscServer:
                 raise OscError("state", "how the ranks do can be asked for, not set", address)
             for rank in self._ranks():
                 self._reply(sender, RANKS, list(astuple(rank)))
+        elif address == UNDERSTOOD:
+            if not is_question(arguments):
+                raise OscError("state", "what is understood can be asked for, not set", address)
+            for answer in _understood_arguments(self._understood()):
+                self._reply(sender, UNDERSTOOD, answer)
         elif address == PRESET:
             self._take_preset(arguments)
         elif address in (PONG, ERROR):
@@ -348,6 +357,25 @@ class OscServer:
             return False
         self._logged_s[reason] = now_s
         return True
+
+
+def _understood_arguments(entries: Sequence[Understood]) -> list[list[Argument]]:
+    """A message for each look, in order and with their count, so that a patch knows when it has them all."""
+    if not entries:
+        return [[0, 0]]
+    return [
+        [
+            number,
+            len(entries),
+            printable(entry.text, 300),
+            entry.look,
+            entry.weight,
+            entry.colour,
+            entry.strength,
+            printable(" ".join(entry.unknown), 300),
+        ]
+        for number, entry in enumerate(entries, 1)
+    ]
 
 
 def _bound(port: int, *, fall_back: bool) -> socket.socket:

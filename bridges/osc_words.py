@@ -9,6 +9,11 @@ Words on the wire, with ROW an address of a table row, for example /sdv2live/noi
   ROW   or   ROW "?"      answered by ROW with the value; so a prompt cannot be the single character "?"
   /sdv2live/ping s...     answered by /sdv2live/pong with the same arguments
   /sdv2live/state         answered by /sdv2live/state s
+  /sdv2live/ranks         answered by a message for each of several devices
+  /sdv2live/understood    answered by a message for each look that the prompts of now ask for:
+                          i:number, from 1  i:how many there are  s:text  s:look  f:weight  s:colour  f:strength
+                          s:words of the text that are unknown, with gaps between; '' if all is understood
+                          0 0 alone where nothing is known, as before the first picture or with a Wan engine
   /sdv2live/preset s      applies a preset by its name
 A value taken as it is gets no answer, a changed one comes back at its address, a refusal comes back as
 /sdv2live/error s:address s:reason. Addresses are literal, never patterns.
@@ -27,6 +32,7 @@ from sdv2live.parameters import OSC_ROOT, InvalidValue, Kind, Parameter, Value, 
 PING, PONG = f"{OSC_ROOT}/ping", f"{OSC_ROOT}/pong"
 STATE, PRESET, ERROR = f"{OSC_ROOT}/state", f"{OSC_ROOT}/preset", f"{OSC_ROOT}/error"
 RANKS = f"{OSC_ROOT}/ranks"
+UNDERSTOOD = f"{OSC_ROOT}/understood"
 SEARCHED_CHARS = 100  # the search for the nearest address takes longer than its text is long
 
 
@@ -81,7 +87,7 @@ class Addresses:
         if address in self._fixed:
             row = self._fixed[address]
             return "start", f"{row.name} is fixed at the start: it is set by {row.cli_flag}"
-        close = difflib.get_close_matches(address, [*self._rows, PING, STATE, RANKS, PRESET], n=1)
+        close = difflib.get_close_matches(address, [*self._rows, PING, STATE, RANKS, UNDERSTOOD, PRESET], n=1)
         return "unknown", "there is no such address" + (f" (did you mean {close[0]}?)" if close else "")
 
 
@@ -91,7 +97,9 @@ def is_question(arguments: tuple[Argument, ...]) -> bool:
 
 def is_value(message: Message) -> bool:
     """Whether it means to set a row; whether the row exists is another question."""
-    return message.address not in (PING, PONG, STATE, RANKS, PRESET, ERROR) and not is_question(message.arguments)
+    return message.address not in (PING, PONG, STATE, RANKS, UNDERSTOOD, PRESET, ERROR) and not is_question(
+        message.arguments
+    )
 
 
 def arguments_of(row: Parameter, value: Value) -> list[Argument]:

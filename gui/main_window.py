@@ -216,6 +216,7 @@ class MainWindow(QMainWindow):
         self.status_line.show_status(status)
         self.panel.source.show_status(status.source)
         self.panel.camera.show_status(status.camera)
+        self.panel.prompt.show_unknown(status.not_understood)
         if status.engine_state == "running":
             self.panel.trace.add(status.noise_scale, status.motion)
         self.notice.hold(status.problems)

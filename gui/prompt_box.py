@@ -34,6 +34,11 @@ class PromptBox(QWidget):
         self._text.textChanged.connect(self._show_hint)
         self._hint = QLabel()
         self._hint.setObjectName("quiet")
+        self._unknown = QLabel()
+        self._unknown.setObjectName("warning")
+        self._unknown.setWordWrap(True)
+        self._unknown.setAccessibleName("What the engine does not understand")
+        self._unknown.hide()
         earlier = QToolButton()
         earlier.setText("\u25be")
         earlier.setToolTip("Earlier prompts")
@@ -51,6 +56,7 @@ class PromptBox(QWidget):
         layout.setSpacing(2)
         layout.addLayout(line)
         layout.addWidget(self._hint)
+        layout.addWidget(self._unknown)
         self.setFocusProxy(self._text)
         knobs.changed.connect(self._follow)
         self._show()
@@ -62,6 +68,12 @@ class PromptBox(QWidget):
     def remember(self, texts: Sequence[str]) -> None:
         """Prompts of earlier sessions, newest first."""
         self._history = list(dict.fromkeys([*self._history, *texts]))[:KEPT]
+
+    def show_unknown(self, sentence: str) -> None:
+        """Which words of the prompt that holds mean nothing to the engine; '' where all do."""
+        if sentence != self._unknown.text():
+            self._unknown.setText(sentence)
+            self._unknown.setVisible(bool(sentence))
 
     def _enter(self) -> None:
         text = " ".join(self._text.toPlainText().split())

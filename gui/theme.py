@@ -49,6 +49,7 @@ QPushButton#panic:checked {{ background: #7c2a25; border-color: {BAD}; }}
     background: transparent; border: 1px solid transparent; padding: 2px 4px; }}
 #panel QToolButton#bare:focus {{ border: 1px solid {ACCENT}; }}
 QLabel#quiet, #panel QLabel#quiet {{ color: {QUIET}; }}
+QLabel#warning, #panel QLabel#warning {{ color: {WARN}; }}
 QLabel#heading, #panel QLabel#heading {{ font-weight: 600; }}
 QFrame#notice {{ background: #4a2420; border: 1px solid {BAD}; border-radius: 4px; }}
 QFrame#notice QLabel, QFrame#notice QToolButton {{ background: transparent; }}

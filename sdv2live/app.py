@@ -48,6 +48,7 @@ from sdv2live.settings import engine_spec, settings_of
 from sdv2live.source_switch import Playing, SourceSwitch
 from sdv2live.status import LiveStatus, OutputLine, SourceLine, rank_lines
 from sdv2live.supervisor import RestartPolicy, State, Supervisor
+from sdv2live.understood import ReadPrompts, Understood, sentence_of_unknown
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ DRAIN_LIMIT_S = 30.0
 NO_PICTURE_GRACE_S = 20.0
 REFUSAL_SAID_S = 20.0
 RANKS_FAILURES = 2  # ends without a picture between them, after which several ranks become one
+SAID_PROMPTS = 1000
 ORIGIN = "app"
 
 
@@ -101,6 +103,9 @@ class LiveApp:
         self._source_problem, self._source_problem_s = "", 0.0
         self._last_source: str | None = None
         self._good_values: dict[str, Value] = {}
+        self._read = ReadPrompts()
+        self._said: set[tuple[str, ...]] = set()  # prompts whose unknown words were told
+        self._said_lock = threading.Lock()
         self.sources = SourceSwitch(
             self._make_source,
             self.clock,
@@ -176,6 +181,7 @@ class LiveApp:
                 clock=self.clock,
                 state=lambda: str(self.supervisor.state),
                 ranks=lambda: rank_lines(self.supervisor.reports),
+                understood=self._understood,
                 apply_preset=lambda name: apply_preset(self.registry, name, origin="osc"),
             )
             self.osc.start(fall_back=not self.options.osc_port_is_asked)
@@ -209,6 +215,8 @@ class LiveApp:
         for name, output in (("camera.device", "output.camera"), ("record.folder", "output.record")):
             if name in names and self.registry.get(output):
                 self._switch_output(output)
+        if names & {"prompt.text", "prompt.mix"}:
+            self._say_unknown()
         self._wake.set()
 
     def _wanted_source(self) -> str:
@@ -288,6 +296,7 @@ class LiveApp:
             )
             self._source_problem_s = self.clock.now_s()
             log.error("%s", self._source_problem)
+        self._read = ReadPrompts()  # another engine may read them otherwise
         return EngineClient(
             spec,
             assets_dir(),
@@ -295,7 +304,30 @@ class LiveApp:
             first_epoch=first_epoch,
             texts=texts,
             on_event=self._wake.set,
+            on_read=self._on_read,
         )
+
+    def _on_read(self, entries: tuple[Understood, ...]) -> None:
+        """From the session's thread: what the engine reads a prompt as."""
+        self._read.note(entries)
+        self._say_unknown()
+
+    def _understood(self) -> tuple[Understood, ...]:
+        """What the engine reads the prompts of now as; nothing where it does not tell."""
+        return self._read.of_mix(settings_of(self.registry.snapshot()).mix)
+
+    def _say_unknown(self) -> None:
+        """Once for each prompt, from whichever thread set it or learned of it: OSC may go to and fro between two."""
+        entries = self._understood()
+        sentence = sentence_of_unknown(self.spec.name, entries)
+        texts = tuple(entry.text for entry in entries)
+        with self._said_lock:
+            if not sentence or texts in self._said:
+                return
+            if len(self._said) >= SAID_PROMPTS:
+                self._said.clear()
+            self._said.add(texts)
+        log.warning("%s", sentence)
 
     def _on_ready(self) -> None:
         """From the session's thread: an engine can take chunks, so a file may begin to play."""
@@ -417,6 +449,7 @@ class LiveApp:
             "engine": self.spec.name,
             "device": self.supervisor.device,
             "ranks": self.supervisor.reports,
+            "understood": [entry.as_fields() for entry in self._understood()],
             "size": list(self.spec.size_wh),
             "outputs": [
                 {"name": s.name, "state": s.state, "written": s.written, "skipped": s.skipped} for s in statuses
@@ -431,6 +464,7 @@ class LiveApp:
         session, presenter, supervisor = self.session, self.presenter, self.supervisor
         source, ages, chunks = self.sources.status, presenter.age_ms.newest(16), session.chunk_ms.newest(8)
         outputs = [_line(status) for status in self.rack.statuses]
+        understood = self._understood()
         # Another source plays on: what was refused is said for a while and not for ever.
         is_refusal_new = now_s - self._source_problem_s < REFUSAL_SAID_S or self.sources.is_on_fallback
         problems = [
@@ -471,6 +505,8 @@ class LiveApp:
             memory_bytes=memory_bytes([os.getpid(), *supervisor.engine_pids]),
             osc_port=self.osc.port if self.osc is not None else None,
             ranks=rank_lines(supervisor.reports),
+            understood=understood,
+            not_understood=sentence_of_unknown(self.spec.name, understood),
             problems=tuple(dict.fromkeys(problem for problem in problems if problem)),
         )
 

@@ -56,6 +56,7 @@ NEEDS_OF_COMMAND: Mapping[str, Needs] = {
     "render": Needs(_LIVE, along=_TEXT_ENCODER),
     "evaluate": Needs(_LIVE),
     "bench": Needs(_ENGINE),
+    "prompt": Needs(_ENGINE),
     "stage": Needs(_ENGINE),
     "models": Needs((*_ENGINE, "huggingface_hub")),  # the engine's, to convert what was fetched
     "devices": Needs(("numpy", "cv2", "mss"), along=(*_CAMERAS, "pyvirtualcam")),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 USAGE_ERROR = 2
 DEMO_SECONDS = 20.0
-COMMANDS = ("live", "render", "evaluate", "bench", "models", "devices", "stage")
+COMMANDS = ("live", "render", "evaluate", "bench", "prompt", "models", "devices", "stage")
 _NOT_IN_RENDER = ("output.", "stream.", "osc.", "source.", "camera.", "record.", "schedule")
 _YET_IN_RENDER = ("source.fit", "source.mirror", "source.rotate", "output.filters")
 
@@ -118,6 +118,11 @@ def _parser() -> argparse.ArgumentParser:
     add_models_parser(models)
     models.set_defaults(run=_models)
 
+    prompt = commands.add_parser("prompt", help="say what the engine pocket understands of texts", allow_abbrev=False)
+    prompt.add_argument("texts", metavar="TEXT", nargs="+", help="a prompt; one with gaps goes in quotes")
+    prompt.add_argument("--json", action="store_true", help="as JSON, for programs")
+    prompt.set_defaults(run=_prompt)
+
     devices = commands.add_parser("devices", help="list cameras, screens, virtual cameras and GPUs", allow_abbrev=False)
     devices.add_argument("--json", action="store_true", help="as JSON, for programs")
     devices.set_defaults(run=_devices)
@@ -129,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     stage.add_argument("--threads", type=int, default=0, metavar="N", help="processor threads; 0 (default): all cores")
     stage.set_defaults(run=_stage)
 
-    for command in (live, render, bench, evaluate, devices, stage):
+    for command in (live, render, bench, evaluate, prompt, devices, stage):
         command.add_argument("-v", "--verbose", action="store_true", help="say more")
     return parser
 
@@ -291,6 +296,12 @@ def _bench(options: argparse.Namespace) -> int:
             note=options.note,
         ),
     )
+
+
+def _prompt(options: argparse.Namespace) -> int:
+    from sdv2live.prompt_report import report_prompts
+
+    return report_prompts(options.texts, as_json=options.json)
 
 
 def _stage(options: argparse.Namespace) -> int:

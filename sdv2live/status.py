@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sdv2live.understood import Understood
+
 
 @dataclass(frozen=True, slots=True)
 class SourceLine:
@@ -73,7 +75,9 @@ class LiveStatus:
     """engine_state: loading, running, restarting, failed or stopped. new_fps: new pictures a second; age_ms: of the
     newest ones when they were shown, None before the first. change_to_picture_ms: from a change to the first picture
     made with it, the middle of the last ones, None before the first. dropped, lagged, repeated and skipped are disjoint
-    counts. problems: what is wrong now, a sentence each, the most important first.
+    counts. understood: what the engine reads the prompts of now as, where it knows; not_understood: a sentence about
+    the words of them that mean nothing to it, or ''. problems: what is wrong now, a sentence each, the most important
+    first.
     """
 
     engine_state: str
@@ -99,4 +103,6 @@ class LiveStatus:
     memory_bytes: int | None
     osc_port: int | None
     ranks: tuple[RankLine, ...]
+    understood: tuple[Understood, ...]
+    not_understood: str
     problems: tuple[str, ...]

@@ -366,3 +366,45 @@ raise SystemExit(cli.main(command))
     chart = ElementTree.fromstring((tmp_path / "b.svg").read_text())
     words = [each.text for each in chart.iter("{http://www.w3.org/2000/svg}text")]
     assert {"encode", "denoise", "decode", "eager", "compiled", "graph"} <= set(words)
+
+
+def test_prompt_says_what_is_understood_without_an_engine(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ["a slight watercolor in blue", "an oil paintng of an octopus", "ink and neon", "blorf"]
+    assert cli.main(["prompt", *texts, "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert all(list(entry) == ["text", "look", "weight", "colour", "strength", "unknown"] for entry in entries)
+    watercolour, oil, *blend, nothing = entries
+    assert (watercolour["text"], watercolour["look"], watercolour["colour"]) == (texts[0], "watercolour", "blue")
+    assert watercolour["strength"] < 0.85 < oil["strength"]
+    assert (oil["look"], oil["unknown"]) == ("oil", ["octopus"])
+    assert {entry["look"] for entry in blend} == {"ink", "neon"}
+    assert sum(entry["weight"] for entry in blend) == pytest.approx(1, abs=0.01)
+    assert (nothing["look"], nothing["unknown"]) == ("identity", ["blorf"])
+
+
+def test_prompt_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["prompt", "red pencil drawing of a wombat"]) == 0
+    assert capsys.readouterr().out == (
+        "red pencil drawing of a wombat: pencil, red, strength 1.00, not understood: wombat\n"
+    )
+
+
+@pytest.mark.parametrize("text", ["", "   ", "...", "!?"])
+def test_a_text_without_a_word_is_no_prompt(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["prompt", "oil", text]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("\n") == 1
+    assert "there is not one word in it" in told.err
+
+
+def test_prompt_needs_few_packages(tmp_path: Path) -> None:
+    """No video, no camera, no window: what an engine's process has is enough."""
+    code = (
+        "import sys; from sdv2live import cli\n"
+        "for name in ('cv2', 'av', 'PySide6', 'mss', 'transformers'): sys.modules[name] = None\n"
+        "raise SystemExit(cli.main(['prompt', 'oil']))"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environ, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("oil: oil")

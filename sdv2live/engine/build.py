@@ -21,8 +21,10 @@ from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.work_counts import DITS, Card, costs_on, work_of
 from sdv2live.errors import UserError
 from sdv2live.paths import assets_dir
+from sdv2live.understood import Understood
 
 Say = Callable[[str], None]
+OnRead = Callable[[tuple[Understood, ...]], None]
 ANY_CARD = Card("any", tflop_per_s=788, memory_gb_per_s=3020, link_gb_per_s=31.5)  # only ratios count
 
 
@@ -33,16 +35,18 @@ def build_engine(
     first_epoch: int = 0,
     say: Say = lambda _: None,
     on_landed: Callable[[], None] = lambda: None,
+    on_read: OnRead = lambda _: None,
 ) -> StreamEngine:
     """Loaded, not warm; sets the process up for it. assets: holds the pocket engine's weights in a folder of its name.
 
     say: told what is being loaded. Of several ranks this is the first; the others are started by somebody else, and
-    on_landed is called from another thread when something comes back from them. Raises UserError and RankLost.
+    on_landed is called from another thread when something comes back from them. on_read: told what a prompt was
+    understood as, by an engine that knows. Raises UserError and RankLost.
     """
     if choose_device(spec.device).type == "cpu":
         keep_freed_memory()
     if spec.ranks == 1:
-        return _build(spec, assets, first_epoch, say, StageMap.on_one(_blocks(spec)), _alone)
+        return _build(spec, assets, first_epoch, say, StageMap.on_one(_blocks(spec)), _alone, on_read)
     from sdv2live.engine.pipeline import Parcels, Pipeline
     from sdv2live.engine.world import Address, World
 
@@ -65,7 +69,7 @@ def build_engine(
             rule = spec.split if spec.split in ("auto", "reference") else ""
             return Pipeline(world, runner, Parcels(runner, stages), on_landed=on_landed, rule=rule)
 
-        return _build(spec, assets, first_epoch, say, stages, pipe_of)
+        return _build(spec, assets, first_epoch, say, stages, pipe_of, on_read)
     except BaseException:
         world.close()
         raise
@@ -111,11 +115,18 @@ def _build(
     say: Say,
     stages: StageMap,
     pipe_of: Callable[[StageRunner], Pipe],
+    on_read: OnRead,
 ) -> StreamEngine:
     device = device_of_rank(spec.device, 0, spec.gpus)
     if spec.name == "pocket":
         return build_pocket(
-            spec, assets / spec.name, first_epoch=first_epoch, stages=stages, pipe_of=pipe_of, device=device
+            spec,
+            assets / spec.name,
+            first_epoch=first_epoch,
+            stages=stages,
+            pipe_of=pipe_of,
+            device=device,
+            on_read=on_read,
         )
     from sdv2live.engine.wan import build_wan
 

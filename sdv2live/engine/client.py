@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sdv2live import understood
 from sdv2live.clock import Clock
 from sdv2live.engine.base import TIMINGS, Chunk, ChunkResult, ChunkSettings, Engine, EngineSpec
 from sdv2live.engine.catalogue import traits_of
@@ -39,6 +40,7 @@ from sdv2live.engine.ipc import (
 from sdv2live.engine.rank_process import RankProcess, start_ranks, with_meeting_place
 from sdv2live.errors import ChunkError, EngineDead
 from sdv2live.frames import Pixels
+from sdv2live.understood import Understood
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +73,9 @@ class EngineClient(Engine):
         first_epoch: int = 0,
         texts: Sequence[str] = (),
         on_event: Callable[[], None] = lambda: None,
+        on_read: Callable[[tuple[Understood, ...]], None] = lambda _: None,
     ) -> None:
+        """on_event: something is to be polled; from any thread. on_read: what a prompt is read as; from `poll`."""
         self.spec = spec = with_meeting_place(spec)
         self.traits = traits_of(spec)
         self.stage = "starting"
@@ -79,7 +83,7 @@ class EngineClient(Engine):
         self.is_ready = False
         self.epoch = first_epoch
         self._clock = clock
-        self._on_event = on_event
+        self._on_event, self._on_read = on_event, on_read
         self.reports: list[dict[str, Any]] = []  # how each of several ranks is doing, as pipeline.report_of has it
         frames, slots = self.traits.largest_chunk, slots_of(spec.ranks)
         memory, handle = create_memory(SharedFrames.size_bytes(spec.size_wh, frames, slots))
@@ -294,6 +298,8 @@ class EngineClient(Engine):
                 return payload.decode()
             case Message.REPORTS:
                 self.reports = json.loads(payload)
+            case Message.UNDERSTOOD:
+                self._on_read(understood.from_json(payload))
             case Message.REFUSED:
                 self._refusal = payload.decode()
             case Message.DEAD:

@@ -57,6 +57,7 @@ class Message(IntEnum):
     DEAD = 17
     REPORTS = 20  # how each rank is doing, as JSON
     REFUSED = 19  # it cannot start and trying again would not help; the sentence for the user
+    UNDERSTOOD = 21  # what a prompt was read as, when it is encoded, as understood.py writes it
     TAKEN = 18  # a submitted chunk was worked on; its result may come later
 
 

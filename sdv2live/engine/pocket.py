@@ -5,7 +5,6 @@ Knows where each weight file goes; the networks themselves are in `engine/model`
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,9 +17,9 @@ from sdv2live.engine.codec import Form, Side
 from sdv2live.engine.compile import chooses_compile
 from sdv2live.engine.model import pocket_codec
 from sdv2live.engine.model.pocket_codec import Memory, PocketCodec
-from sdv2live.engine.model.pocket_text import PocketTextEncoder
 from sdv2live.engine.model.wan_transformer import POCKET
 from sdv2live.engine.pipe import LocalPipe, Pipe
+from sdv2live.engine.pocket_words import load_text_encoder, understood_of
 from sdv2live.engine.precision import choose_device, choose_dtype
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.reference_profile import cache_of
@@ -29,6 +28,7 @@ from sdv2live.engine.stages import StageMap
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.weights import load_strict, open_checkpoint, part_of_transformer
+from sdv2live.understood import Understood
 
 
 class PocketStreamCodec:
@@ -70,22 +70,23 @@ def build_pocket(
     stages: StageMap | None = None,
     pipe_of: Callable[[StageRunner], Pipe] = lambda runner: LocalPipe([runner]),
     device: torch.device | None = None,
+    on_read: Callable[[tuple[Understood, ...]], None] = lambda _: None,
 ) -> StreamEngine:
     """The engine, loaded and not yet warm. Raises UserError for weights that do not fit.
 
-    stages: what the first rank has, all by default; pipe_of: the way to the other ranks.
+    stages: what the first rank has, all by default; pipe_of: the way to the other ranks. on_read: told what each prompt
+    is understood as, when it is encoded.
     """
     runner = pocket_stage(
         spec, weights_dir, stages or StageMap.on_one(POCKET.num_layers), 0, choose_device(spec.device)
     )
-    words = json.loads((weights_dir / "config.json").read_text("utf-8"))["text"]
-    text = PocketTextEncoder(tuple(words["looks"]), tuple(words["colours"]))
-    # The text encoder runs once a prompt, on the CPU, in full precision.
-    load_strict(text, weights_dir / "text.safetensors", dtype=torch.float32, device=torch.device("cpu"))
+    text = load_text_encoder(weights_dir)  # it runs once a prompt
 
     @torch.inference_mode()
     def encode(prompt: str) -> Tensor:
-        return text.encode([prompt])
+        tokens, read = text.read_prompt(prompt)
+        on_read(understood_of(prompt, read))
+        return tokens
 
     return StreamEngine(
         traits=traits_of(spec),

@@ -18,6 +18,7 @@ import traceback
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from sdv2live import understood
 from sdv2live.engine.base import TIMINGS, Chunk, ChunkResult, ChunkSettings, EngineSpec
 from sdv2live.engine.ipc import (
     MemoryHandle,
@@ -101,6 +102,7 @@ class Worker:
             first_epoch=fields["epoch"],
             say=say,
             on_landed=lambda: self._link.inbox.put((Message.LANDED, b"")),
+            on_read=lambda entries: self._link.send(Message.UNDERSTOOD, understood.to_json(entries)),
         )
         say("warming up")
         started_s = time.monotonic()

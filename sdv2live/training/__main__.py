@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 
 from sdv2live.engine.host_memory import keep_freed_memory
+from sdv2live.engine.pocket_words import load_text_encoder
 from sdv2live.training.data import LARGE, SMALL, make_pools
-from sdv2live.training.evaluate import evaluate, table, words_table
-from sdv2live.training.export import export
+from sdv2live.training.evaluate import evaluate, load_model, table
+from sdv2live.training.export import NETWORKS, export
 from sdv2live.training.loop import Budget
+from sdv2live.training.reading import words_table
 from sdv2live.training.train import STAGES, Setup
 
 # Minutes on two CPU cores; the text stage is counted in steps because it is short everywhere.
@@ -53,6 +55,14 @@ def parser() -> argparse.ArgumentParser:
     evaluation.add_argument("--model", type=Path, required=True, help="folder of the exported model")
     exporting = commands.add_parser("export", help="write the weights for the app")
     exporting.add_argument("--model", type=Path, required=True, help="folder to write to")
+    exporting.add_argument(
+        "--network",
+        action="append",
+        choices=tuple(NETWORKS),
+        help="this one, and leave the others as they lie in the folder; repeatable (default: all)",
+    )
+    reading = commands.add_parser("words", help="how well a model reads prompts that it was not trained on")
+    reading.add_argument("--model", type=Path, required=True, help="folder of the exported model")
     for command in (data, run, evaluation, exporting):
         command.add_argument("--work", type=Path, required=True, help="folder for pools, checkpoints and sheets")
     for command in (data, run):
@@ -82,9 +92,11 @@ def main(arguments: list[str] | None = None) -> int:
         device = torch.device(args.device)
         rows = evaluate(args.model, args.work / "sheets", video=args.video, device=device)
         print(table(rows))
-        print(words_table(args.model, device))
+        print(words_table(load_model(args.model, device).text))
+    elif args.command == "words":
+        print(words_table(load_text_encoder(args.model)))
     else:
-        print(f"{export(args.work, args.model) / 1e6:.2f} MB in {args.model}")
+        print(f"{export(args.work, args.model, args.network or tuple(NETWORKS)) / 1e6:.2f} MB in {args.model}")
     return 0
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from sdv2live.engine.model.pocket_codec import PocketCodec
 from sdv2live.engine.model.pocket_text import PocketTextEncoder
 from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
-from sdv2live.training import words
+from sdv2live.training import vocabulary
 from sdv2live.training.data import Picture, package_file, read_picture
 from sdv2live.training.effects import COLOURS, LOOKS
 from sdv2live.training.losses import psnr
@@ -28,7 +28,7 @@ from sdv2live.training.train import channels_last, decode_clip, denoise
 SIDE_PX, FRAMES = 256, 16
 SIGMA = 0.5
 Z_COST_LOOKS = ("oil", "cel")
-PROMPTS = {name: phrases[0] for name, phrases in words.LOOK_WORDS.items()}
+PROMPTS = {name: phrases[0] for name, phrases in vocabulary.LOOK_WORDS.items()}
 
 
 @dataclass
@@ -45,7 +45,7 @@ def load_model(folder: Path, device: torch.device) -> Model:
     """Read what `export` wrote."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     codec = PocketCodec(**config["codec"])
-    text = PocketTextEncoder(tuple(config["text"]["looks"]), tuple(config["text"]["colours"]))
+    text = PocketTextEncoder.from_config(config["text"])
     dit = WanTransformer(WanConfig(**config["dit"]))
     for name, network in (("codec", codec), ("text", text), ("dit", dit)):
         network.load_state_dict({k: v.float() for k, v in load_file(folder / f"{name}.safetensors").items()})
@@ -171,7 +171,7 @@ def evaluate(folder: Path, out: Path, *, video: Path | None, device: torch.devic
         _write_sheet(out / f"looks-{clip_name}.png", tiles)
         grades = []
         for colour in COLOURS:
-            phrase = PROMPTS["oil"] if colour == "none" else f"{words.COLOUR_WORDS[colour][0]} {PROMPTS['oil']}"
+            phrase = PROMPTS["oil"] if colour == "none" else f"{vocabulary.COLOUR_WORDS[colour][0]} {PROMPTS['oil']}"
             target = COLOURS[colour](LOOKS["oil"](source[0, 9:10] / 2 + 0.5))[0] * 2 - 1
             grades.append(torch.cat([source[0, 9], target, restyle(model, source[:, 8:12], phrase)[0][0, 1]], 2))
         _write_sheet(out / f"colours-{clip_name}.png", grades)
@@ -205,27 +205,3 @@ def table(rows: list[Row]) -> str:
             f"\n{look}: a latent of nought costs {cost:.1f} dB ({'at least' if cost >= 1 else 'UNDER'} the 1 dB asked)."
         )
     return "\n".join(lines)
-
-
-def words_table(folder: Path, device: torch.device) -> str:
-    """How the text encoder reads the held-out phrases."""
-    text = load_model(folder, device).text
-    lines, right = [], 0
-    for phrase, look, colour in words.HELD_OUT:
-        read = text.understand(phrase)
-        got_look, got_colour = (
-            max(read.looks, key=read.looks.__getitem__),
-            max(read.colours, key=read.colours.__getitem__),
-        )
-        is_right = (got_look, got_colour) == (look, colour)
-        right += is_right
-        lines.append(
-            f"{'right' if is_right else 'WRONG'}: {phrase!r} -> {got_look} {read.looks[got_look]:.2f}, "
-            f"{got_colour} {read.colours[got_colour]:.2f}, unknown {read.unknown:.2f}"
-        )
-    for phrase in words.UNKNOWN_HELD_OUT:
-        read = text.understand(phrase)
-        lines.append(
-            f"unknown phrase {phrase!r}: {max(read.looks, key=read.looks.__getitem__)}, unknown {read.unknown:.2f}"
-        )
-    return "\n".join([*lines, f"{right} of {len(words.HELD_OUT)} held-out phrases read right"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,6 +33,10 @@ RUNTIME = {
 }
 
 
+# Which stages leave a network, the last first.
+NETWORKS = {"codec": ("d", "b"), "dit": ("d", "c"), "text": ("words",)}
+
+
 def newest(work: Path, name: str, stages: tuple[str, ...]) -> dict[str, Tensor]:
     """The averaged weights of a network from the last of the stages that has run."""
     for stage in stages:
@@ -40,14 +45,14 @@ def newest(work: Path, name: str, stages: tuple[str, ...]) -> dict[str, Tensor]:
     raise FileNotFoundError(f"no stage of {', '.join(stages)} has run in {work}")
 
 
-def export(work: Path, folder: Path) -> int:
-    """Write everything as 16-bit floats; each file appears whole or not at all. Returns the bytes written."""
+def export(work: Path, folder: Path, names: Sequence[str] = tuple(NETWORKS)) -> int:
+    """Write networks as 16-bit floats; each file appears whole or not at all. Returns the bytes written.
+
+    What is not named stays as it lies in the folder. The tokens' codes are the same in every text encoder, so one of
+    those can be exchanged without the others.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    networks = {
-        "codec": newest(work, "codec", ("d", "b")),
-        "dit": newest(work, "dit", ("d", "c")),
-        "text": averaged(work, "words", "text"),
-    }
+    networks = {name: newest(work, name, NETWORKS[name]) for name in names}
     total = 0
     for name, weights in networks.items():
         half = {key: value.to(torch.float16).contiguous() for key, value in weights.items()}
@@ -61,7 +66,13 @@ def export(work: Path, folder: Path) -> int:
     config = {
         "format": 1,
         "codec": {"text_dim": POCKET.text_dim},
-        "text": {"looks": list(words.LOOK_NAMES), "colours": list(words.COLOUR_NAMES)},
+        "text": {
+            "looks": list(words.LOOK_NAMES),
+            "colours": list(words.COLOUR_NAMES),
+            "asking": " ".join(words.ASKING_WORDS),
+            "silent": " ".join(words.SILENT_WORDS),
+            "strange": " ".join(words.STRANGE_WORDS),
+        },
         "dit": asdict(POCKET),
         "runtime": RUNTIME,
     }

@@ -7,6 +7,8 @@ Each stage starts from the averaged weights of the ones before.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 from sdv2live.engine.host_memory import keep_freed_memory
 from sdv2live.engine.model.attention import BlockCausalAttention
 from sdv2live.engine.model.pocket_codec import FRAMES, LATENT_CHANNELS, PocketCodec, Side, depth_to_space
-from sdv2live.engine.model.pocket_text import PocketTextEncoder
+from sdv2live.engine.model.pocket_text import PocketTextEncoder, split_words
 from sdv2live.engine.model.wan_transformer import POCKET, WanTransformer
 from sdv2live.training import words
 from sdv2live.training.bank import LatentBank, latent_bank
@@ -117,10 +119,21 @@ def stage_a(setup: Setup, budget: Budget) -> None:
     loop.save()
 
 
+def new_text_encoder() -> PocketTextEncoder:
+    """With the words of training and weights that were drawn."""
+    return PocketTextEncoder(
+        words.LOOK_NAMES,
+        words.COLOUR_NAMES,
+        asking=words.ASKING_WORDS,
+        silent=words.SILENT_WORDS,
+        strange=words.STRANGE_WORDS,
+    )
+
+
 def stage_words(setup: Setup, budget: Budget) -> None:
     """The text encoder as a classifier of prompts; frozen afterwards."""
     torch.manual_seed(setup.seed)
-    text = PocketTextEncoder(words.LOOK_NAMES, words.COLOUR_NAMES).to(setup.device)
+    text = new_text_encoder().to(setup.device)
     loop = Loop(
         "words",
         setup.work,
@@ -131,15 +144,22 @@ def stage_words(setup: Setup, budget: Budget) -> None:
         peak_lr=4e-3,
         betas=(0.9, 0.99),
     )
+    asks = functools.cache(text.asks)
     for rng in loop.steps():
         drawn = [words.draw(rng) for _ in range(192)]
-        looks, colours, unknown = text.logits([reading.text for reading in drawn])
+        read = text.scores([_asked(asks, reading.text) for reading in drawn])
+        strengths = torch.tensor([(r.look_strength, r.colour_strength) for r in drawn], device=setup.device)
         loss = (
-            F.cross_entropy(looks, _floats([r.looks for r in drawn], setup.device))
-            + F.cross_entropy(colours, _floats([r.colours for r in drawn], setup.device))
-            + 0.5 * F.binary_cross_entropy_with_logits(unknown, _floats([r.unknown for r in drawn], setup.device))
+            F.cross_entropy(read.looks, _floats([r.looks for r in drawn], setup.device))
+            + F.cross_entropy(read.colours, _floats([r.colours for r in drawn], setup.device))
+            + F.cross_entropy(read.strengths.flatten(0, 1), strengths.flatten())
         )
         loop.update(loss)
+
+
+def _asked(asks: Callable[[str], bool | None], prompt: str) -> str:
+    """What the encoder will hear of a prompt, and strange words, so that it learns that they ask for nothing."""
+    return " ".join(word for word in split_words(prompt) if asks(word) is not False)
 
 
 def _floats(values: object, device: torch.device) -> Tensor:
@@ -148,7 +168,7 @@ def _floats(values: object, device: torch.device) -> Tensor:
 
 def load_text(work: Path, device: torch.device) -> PocketTextEncoder:
     """The frozen text encoder."""
-    text = PocketTextEncoder(words.LOOK_NAMES, words.COLOUR_NAMES)
+    text = new_text_encoder()
     text.load_state_dict(averaged(work, "words", "text"))
     return text.to(device).eval().requires_grad_(False)
 

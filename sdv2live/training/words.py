@@ -1,184 +1,56 @@
-"""Prompts for training the text encoder. Owns: the words that stand for each look, colour and strength, and sentences.
+"""Prompts for training the text encoder: sentences made of the words of `vocabulary.py`.
 
-A drawn prompt comes with what it should be read as. HELD_OUT phrases use words or combinations that are never drawn;
-they are for the evaluation alone.
+A drawn prompt comes with what it should be read as. What judges the encoder stands apart, in `unseen.py`.
 """
 
 from __future__ import annotations
 
+import string
 from dataclasses import dataclass
 
 import numpy as np
 
+from sdv2live.engine.model.pocket_text import STRENGTHS, split_words
 from sdv2live.training.effects import COLOURS, LOOKS
+from sdv2live.training.vocabulary import (
+    COLOUR_WORDS,
+    FILLERS,
+    HINT_WORDS,
+    LOOK_WORDS,
+    PLAIN,
+    STRANGE,
+    STRANGE_PHRASES,
+    STRONG_WORDS,
+    SUBJECTS,
+    TEMPLATES,
+    WEAK_WORDS,
+)
 
 LOOK_NAMES, COLOUR_NAMES = tuple(LOOKS), tuple(COLOURS)
 
-LOOK_WORDS: dict[str, tuple[str, ...]] = {
-    "identity": (
-        "original", "unchanged", "no effect", "plain video", "natural", "as it is", "raw camera", "untouched",
-        "normal", "realistic", "photo", "photograph", "passthrough", "identity", "real life",
-    ),
-    "oil": (
-        "oil painting", "oil paint", "oil", "oils", "impasto", "thick brush strokes", "van gogh",
-        "painted canvas", "painting", "painterly", "brushstrokes", "impressionist", "impressionism", "monet",
-        "rembrandt", "palette knife", "acrylic painting", "baroque painting", "expressionist painting",
-        "gouache",
-    ),
-    "watercolour": (
-        "watercolour", "watercolor", "aquarelle", "watercolour painting", "watercolor painting",
-        "wash of paint", "wet on wet", "soft washes", "water colours", "water colour", "aquarell",
-        "diluted paint", "watercolour on paper", "loose washes",
-    ),
-    "pencil": (
-        "pencil", "pencil drawing", "pencil sketch", "sketch", "graphite", "hand drawn sketch", "charcoal",
-        "charcoal drawing", "drawing", "drawn on paper", "line drawing", "sketchbook", "crayon", "etching",
-        "black and white sketch", "pencil lines",
-    ),
-    "ink": (
-        "ink", "ink drawing", "black ink", "pen and ink", "sumi-e", "manga", "woodcut", "linocut", "brush ink",
-        "comic inks", "calligraphy", "black and white comic", "noir comic", "lino print", "stencil",
-        "high contrast ink", "indian ink", "inked",
-    ),
-    "neon": (
-        "neon", "neon lights", "neon glow", "cyberpunk", "glowing lines", "glowing edges", "tron", "synthwave",
-        "vaporwave", "neon sign", "neon outlines", "laser lines", "electric glow", "retrowave",
-        "fluorescent tubes", "neon city", "outrun", "blacklight",
-    ),
-    "thermal": (
-        "thermal", "thermal camera", "heat map", "heatmap", "infrared", "heat vision", "thermal imaging",
-        "predator vision", "infra red", "flir", "false colour heat", "thermography", "heat camera",
-    ),
-    "pixel": (
-        "pixel art", "pixels", "pixelated", "8-bit", "8 bit", "16-bit", "retro game", "pixel", "blocky",
-        "mosaic", "lego", "minecraft", "low resolution game", "sprite", "pixelart", "arcade game",
-        "old video game", "nes game", "voxel",
-    ),
-    "cel": (
-        "cartoon", "anime", "cel shading", "cel shaded", "comic", "comic book", "toon", "animated film",
-        "ghibli", "disney", "toon shading", "graphic novel", "flat colours with outlines", "cel", "animation",
-        "pop art", "pixar", "borderlands", "cartoonish",
-    ),
-    "night": (
-        "night", "at night", "midnight", "moonlight", "moonlit", "dark night", "nighttime", "night scene",
-        "nocturnal", "after dark", "day for night", "dusk", "in the dark", "starry night sky", "moonlit scene",
-    ),
-    "vintage": (
-        "vintage", "old film", "faded photo", "retro photo", "1970s", "polaroid", "film grain", "analog film",
-        "old photograph", "nostalgic", "faded film", "70s", "retro film", "lomography", "kodachrome",
-        "super 8", "old movie", "analogue",
-    ),
-}  # fmt: skip
-
-COLOUR_WORDS: dict[str, tuple[str, ...]] = {
-    "red": (
-        "red", "crimson", "scarlet", "ruby", "blood red", "red tones", "in red", "reddish", "vermilion",
-        "carmine",
-    ),
-    "blue": (
-        "blue", "azure", "cobalt", "navy", "ultramarine", "blue tones", "in blue", "bluish", "sapphire",
-        "indigo",
-    ),
-    "green": (
-        "green", "emerald", "forest green", "lime", "green tones", "in green", "greenish", "jade",
-        "matrix green",
-    ),
-    "teal": (
-        "teal", "turquoise", "cyan", "aqua", "teal tones", "in teal", "aquamarine", "petrol",
-    ),
-    "sepia": (
-        "sepia", "brown tones", "sepia toned", "brownish", "in sepia", "brown tint", "antique brown",
-        "coffee stained",
-    ),
-    "warm": (
-        "warm", "warm colours", "golden hour", "sunset", "warm light", "golden", "sunny", "warm tones",
-        "orange glow", "autumn", "amber",
-    ),
-    "cold": (
-        "cold", "cool colours", "icy", "winter", "cold light", "frosty", "cool tones", "frozen", "cold tones",
-        "wintry",
-    ),
-    "pastel": (
-        "pastel", "pastel colours", "pale colours", "soft colours", "pale", "light colours", "candy colours",
-        "pastel tones", "baby colours", "bleached",
-    ),
-}  # fmt: skip
-
-WEAK_WORDS = ("slightly", "subtle", "a little", "a hint of", "a touch of", "faint", "light", "mild", "barely")
-STRONG_WORDS = ("very", "strong", "heavy", "extreme", "bold", "intense", "fully")
-SUBJECTS = (
-    "a person", "a woman", "a man", "my face", "a cat", "a dog", "a singer on a stage", "a city street",
-    "a dancer", "a house", "the sea", "a forest", "flowers", "a portrait", "a landscape", "people",
-    "a guitar player", "a car", "the room", "mountains", "a child", "a band", "this scene", "a horse",
-    "a garden", "hands", "a crowd", "the camera",
-)  # fmt: skip
-FILLERS = (
-    "beautiful", "detailed", "high quality", "4k", "masterpiece", "trending", "cinematic", "dramatic",
-    "moving", "amazing", "best", "hd", "live", "smooth", "stunning", "highly detailed", "award winning",
-    "elegant", "soft", "light", "expressive", "delicate", "old", "modern", "simple", "colourful", "clean",
-    "huge", "everywhere", "all over",
-)  # fmt: skip
-STRANGE = (
-    "dragon", "spaceship", "robot", "underwater", "zombie", "castle", "jungle", "made of glass", "clay",
-    "statue", "marble", "wearing a hat", "fire", "explosion", "medieval knight", "balloon", "alien",
-    "steampunk", "origami", "skeleton", "cheese", "dinosaur", "cloud", "train", "banana", "wool", "sushi",
-    "pirate", "planet", "quantum", "mechanical", "ghost", "bubbles", "lightning", "sculpture", "desert",
-    "samurai", "astronaut", "tiger", "snow", "eating", "flying", "running", "football", "whale", "kitchen",
-    "wizard", "wings", "money", "meeting", "weather", "annual report", "number", "football match", "computer",
-    "music", "tomorrow", "bicycle", "river", "bridge", "hair", "beard", "mask", "crown", "elephant", "coffee",
-    "holiday", "doctor", "machine gun", "fish", "chair", "unicorn", "market", "science", "theory", "of course",
-    "please help", "hello", "what is this", "table", "seven", "eleven",
-)  # fmt: skip
-TEMPLATES = (
-    "{look}", "{look} style", "{look} of {subject}", "{subject} in the style of {look}", "{subject}, {look}",
-    "in {look} style", "a {look}", "{subject} as {look}", "make it look like {look}", "{filler} {look}",
-    "{look}, {filler}", "{filler} {look} of {subject}, {filler}", "turn {subject} into {look}", "{look} look",
-    "{subject} {look}", "{look} effect", "render as {look}", "{subject} painted as {look}, {filler}, {filler}",
-    "an {look} of {subject}", "i want {look}", "looks like {look}", "{look} video of {subject}",
-)  # fmt: skip
-
-# phrase, look, colour; no phrase here can be drawn: each has wording, a form or a misspelling of its own.
-HELD_OUT: tuple[tuple[str, str, str], ...] = (
-    ("an expressive oil portrait on canvas", "oil", "none"),
-    ("oil-painted scenery with visible brushwork", "oil", "none"),
-    ("blue oill paintng", "oil", "blue"),
-    ("delicate water-color illustration", "watercolour", "none"),
-    ("watercolours in pale pastels", "watercolour", "pastel"),
-    ("waterclor washes of a street", "watercolour", "none"),
-    ("sketched with a soft graphite pencil", "pencil", "none"),
-    ("pencill sketches of my friends", "pencil", "none"),
-    ("a red pencil study", "pencil", "red"),
-    ("inky brush drawing, manga page", "ink", "none"),
-    ("pen & ink illustration", "ink", "none"),
-    ("neon-lit outlines, cyber punk", "neon", "none"),
-    ("glowing neons everywhere in teal", "neon", "teal"),
-    ("thermal-imaging footage", "thermal", "none"),
-    ("seen through an infrared heat camera", "thermal", "none"),
-    ("pixelated 8bit videogame", "pixel", "none"),
-    ("green gameboy pixel-art", "pixel", "green"),
-    ("saturday morning cartoons", "cel", "none"),
-    ("animé film with warm colors", "cel", "warm"),
-    ("cel-shaded comicbook hero", "cel", "none"),
-    ("moonlit streets at midnight", "night", "none"),
-    ("a cold night outside", "night", "cold"),
-    ("faded vintage photos from the 1970s", "vintage", "none"),
-    ("sepia vintage filmstock", "vintage", "sepia"),
-    ("the original picture, unchanged please", "identity", "none"),
-    ("a bluish tint", "identity", "blue"),
-    ("warm golden light", "identity", "warm"),
-    ("", "identity", "none"),
-)  # fmt: skip
-UNKNOWN_HELD_OUT = ("a giant octopus playing chess", "quarterly revenue", "xkqjz wvut", "volcano eruption on mars")
+HINT, WEAK, FULL, STRONG = range(len(STRENGTHS))
+GRADES = {HINT: HINT_WORDS, WEAK: WEAK_WORDS, STRONG: STRONG_WORDS}
+ENDINGS = ("s", "y", "ly", "ish", "like", "ed", "style", "esque", "ing", "ised", "er")
+SYLLABLE_STARTS, VOWELS = tuple("bcdfghklmnprstvwz"), tuple("aeiou")
+_ASKING = (*LOOK_WORDS.values(), *COLOUR_WORDS.values(), *GRADES.values())
+ASKING_WORDS = tuple(sorted({w for phrases in _ASKING for phrase in phrases for w in split_words(phrase)}))
+_FRAMES = tuple(template.format(look="", subject="", filler="") for template in TEMPLATES)
+# Words that may stand around what asks for something.
+SILENT_WORDS = tuple(
+    sorted({*PLAIN, *(w for p in (*SUBJECTS, *FILLERS, *_FRAMES) for w in split_words(p) if w)} - {*ASKING_WORDS})
+)
+STRANGE_WORDS = tuple(sorted(set(STRANGE)))
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A prompt and what it asks for: weights that sum to 1, and how much of it means nothing to the model."""
+    """A prompt and what it asks for. looks, colours: weights that sum to 1. The strengths are places in STRENGTHS."""
 
     text: str
     looks: np.ndarray
     colours: np.ndarray
-    unknown: float
+    look_strength: int = FULL
+    colour_strength: int = FULL
 
 
 def misspell(word: str, rng: np.random.Generator) -> str:
@@ -200,62 +72,112 @@ def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
 
 
 def _nonsense(rng: np.random.Generator) -> str:
-    """A word of no language; half of them can be pronounced."""
-    if rng.random() < 0.5:
-        return "".join(
-            _pick(tuple("bcdfghklmnprstvwz"), rng) + _pick(tuple("aeiou"), rng) for _ in range(rng.integers(2, 5))
-        )
-    return "".join(chr(97 + int(c)) for c in rng.integers(0, 26, int(rng.integers(3, 9))))
+    """A word of no language: syllables, letters, halves of two words, or one that begins or ends as a known word."""
+    kind = rng.random()
+    if kind < 0.3:
+        return "".join(_pick(SYLLABLE_STARTS, rng) + _pick(VOWELS, rng) for _ in range(rng.integers(2, 5)))
+    if kind < 0.5:
+        return "".join(chr(97 + int(c)) for c in rng.integers(0, 26, int(rng.integers(3, 9))))
+    one, two = _pick(STRANGE, rng), _pick(STRANGE, rng)
+    if kind < 0.8:
+        return one[: len(one) // 2 + 1] + two[len(two) // 2 :]
+    known = _pick(ASKING_WORDS, rng)
+    half = max(2, len(known) // 2)
+    return known[:half] + two[len(two) // 2 :] if kind < 0.9 else one[: len(one) // 2 + 1] + known[-half:]
+
+
+def _strange(rng: np.random.Generator) -> str:
+    """Something that means nothing to the model."""
+    kind = rng.random()
+    if kind < 0.4:
+        return _nonsense(rng)
+    return _pick(STRANGE_PHRASES if kind < 0.45 else STRANGE, rng)
+
+
+def _plain(rng: np.random.Generator, most: int) -> str:
+    """Up to `most` ordinary words in no order."""
+    return " ".join(_pick(PLAIN, rng) for _ in range(int(rng.integers(most + 1))))
+
+
+def _reshape(phrase: str, rng: np.random.Generator) -> str:
+    """Now and then another ending, or two words written as one: what a language does to its words."""
+    words = phrase.split()
+    kind = rng.random()
+    if kind < 0.12:
+        at = int(rng.integers(len(words)))
+        if len(words[at]) > 3 and words[at].isalpha():
+            words[at] += _pick(ENDINGS, rng)
+    elif kind < 0.2 and len(words) > 1:
+        at = int(rng.integers(len(words) - 1))
+        words[at : at + 2] = [words[at] + _pick(("", "-"), rng) + words[at + 1]]
+    return " ".join(words)
+
+
+def _around(phrase: str, rng: np.random.Generator) -> str:
+    """A sentence about a look: one of the templates, or ordinary words before and after it."""
+    if rng.random() < 0.45:
+        subject = _pick(SUBJECTS, rng) if rng.random() < 0.4 else ""
+        return f"{_plain(rng, 3)} {phrase} {_plain(rng, 2)} {subject}"
+    template = _pick(TEMPLATES, rng)
+    names = {name for _, name, _, _ in string.Formatter().parse(template) if name}
+    drawn = {"subject": _pick(SUBJECTS, rng), "filler": _pick(FILLERS, rng)}
+    return template.format(look=phrase, **{name: drawn[name] for name in names if name != "look"})
 
 
 def draw(rng: np.random.Generator, look: int | None = None, colour: int | None = None) -> Reading:
     """A prompt with its reading; look and colour (indices) are drawn where they are not given."""
     looks, colours = np.zeros(len(LOOK_NAMES)), np.zeros(len(COLOUR_NAMES))
     is_free = look is None and colour is None
-    if is_free and rng.random() < 0.2:
+    if is_free and (kind := rng.random()) < 0.26:
         looks[0] = colours[0] = 1
-        if rng.random() < 0.15:
-            return Reading("", looks, colours, 0.0)
-        words = [_nonsense(rng) if rng.random() < 0.4 else _pick(STRANGE, rng) for _ in range(int(rng.integers(1, 4)))]
-        joined = [*words, _pick(SUBJECTS, rng)] if rng.random() < 0.5 else words
-        return Reading(" ".join(joined), looks, colours, 1.0)
+        if kind < 0.02:
+            return Reading("", looks, colours)
+        if kind < 0.1:
+            return Reading(_slipped(f"{_pick(SUBJECTS, rng)} {_plain(rng, 5)}", rng), looks, colours)
+        if kind < 0.18:
+            return Reading(_strange(rng), looks, colours)
+        parts = [_plain(rng, 3), *(_strange(rng) for _ in range(int(rng.integers(1, 4)))), _plain(rng, 2)]
+        return Reading(" ".join(" ".join(parts).split()), looks, colours)
     look = int(rng.integers(len(LOOK_NAMES))) if look is None else look
     if colour is None:
         colour = 0 if rng.random() < 0.5 else int(rng.integers(1, len(COLOUR_NAMES)))
     looks[look], colours[colour] = 1, 1
-    phrase = _pick(LOOK_WORDS[LOOK_NAMES[look]], rng)
-    if is_free and look and rng.random() < 0.08:
+    strength, colour_strength = FULL, FULL
+    phrase = _reshape(_pick(LOOK_WORDS[LOOK_NAMES[look]], rng), rng)
+    tint = _reshape(_pick(COLOUR_WORDS[COLOUR_NAMES[colour]], rng), rng) if colour else ""
+    grade = (HINT, WEAK, STRONG)[int(rng.choice(3, p=(0.25, 0.4, 0.35)))] if is_free and rng.random() < 0.3 else FULL
+    if is_free and look and rng.random() < 0.25:
         second = int(rng.integers(1, len(LOOK_NAMES)))
-        phrase = (
-            f"{phrase} {_pick(('and', 'mixed with', 'meets', '+'), rng)} {_pick(LOOK_WORDS[LOOK_NAMES[second]], rng)}"
-        )
+        joint = _pick(("and", "mixed with", "meets", "+", "plus", "with", "blended with", ","), rng)
+        phrase = f"{phrase} {joint} {_pick(LOOK_WORDS[LOOK_NAMES[second]], rng)}"
         looks[look] -= 0.5
         looks[second] += 0.5
-    elif is_free and look and rng.random() < 0.08:
-        phrase = f"{_pick(WEAK_WORDS, rng)} {phrase}"
-        looks[look], looks[0] = 0.5, 0.5
-    elif rng.random() < 0.08:
-        phrase = f"{_pick(STRONG_WORDS, rng)} {phrase}"
-    tint = _pick(COLOUR_WORDS[COLOUR_NAMES[colour]], rng) if colour else ""
-    if look == 0 and colour and rng.random() < 0.7:
-        before, after = (
-            _pick(("", "make it", "everything", "all", "a"), rng),
-            _pick(("", "light", "picture", "mood"), rng),
-        )
-        text = f"{before} {tint} {after}"
+    if grade != FULL and look:
+        phrase, strength = f"{_reshape(_pick(GRADES[grade], rng), rng)} {phrase}", grade
+    elif grade != FULL and colour:
+        tint, colour_strength = f"{_pick(GRADES[grade], rng)} {tint}", grade
+    if look and colour and strength == FULL and is_free and rng.random() < 0.1:
+        colour_strength = (HINT, WEAK)[int(rng.integers(2))]
+        text = f"{_around(phrase, rng)} with {_pick(GRADES[colour_strength], rng)} {tint}"
+    elif look == 0 and colour and rng.random() < 0.7:
+        text = _around(tint, rng) if rng.random() < 0.6 else f"{tint} {_pick(('', 'light', 'picture', 'mood'), rng)}"
+    elif tint and rng.random() < 0.5:
+        text = _around(f"{tint} {phrase}", rng)
     else:
-        if tint and rng.random() < 0.5:
-            phrase = f"{tint} {phrase}"
-        text = _pick(TEMPLATES, rng).format(look=phrase, subject=_pick(SUBJECTS, rng), filler=_pick(FILLERS, rng))
-        if tint and tint not in text:
-            text = f"{text}{_pick((', ', ' in ', ' with ', ' '), rng)}{tint}"
-    unknown = 0.0
-    if rng.random() < 0.25:
-        strange = _nonsense(rng) if rng.random() < 0.3 else _pick(STRANGE, rng)
-        text, unknown = f"{text} {_pick(('with', 'and', ',', 'of'), rng)} {strange}", 0.5
+        text = _around(phrase, rng) + (_pick((", ", " in ", " with ", " "), rng) + tint if tint else "")
+    if rng.random() < 0.2:
+        odd = _strange(rng)
+        joint = _pick(("with", "and", ",", "of", "a", ""), rng)
+        text = f"{text} {joint} {odd}" if rng.random() < 0.7 else f"{odd} {joint} {text}"
+    return Reading(_slipped(text, rng), looks, colours, strength, colour_strength)
+
+
+def _slipped(text: str, rng: np.random.Generator) -> str:
+    """A prompt as it may be typed: tidy, or with a slip or two, now and then in capitals."""
     words = text.split()
-    if rng.random() < 0.3:
-        at = int(rng.integers(len(words)))
-        words[at] = misspell(words[at], rng)
+    if (slips := rng.random()) < 0.45 and words:
+        for _ in range(1 if slips < 0.37 else 2):
+            at = int(rng.integers(len(words)))
+            words[at] = misspell(words[at], rng)
     text = " ".join(words)
-    return Reading(text.upper() if rng.random() < 0.03 else text, looks, colours, unknown)
+    return text.upper() if rng.random() < 0.03 else text

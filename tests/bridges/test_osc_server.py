@@ -28,6 +28,7 @@ from sdv2live.errors import UserError
 from sdv2live.parameters import TABLE, Kind, When
 from sdv2live.registry import Change, Registry
 from sdv2live.status import RankLine
+from sdv2live.understood import Understood
 
 ROOT = "/sdv2live"
 JOIN_S = 30.0
@@ -211,6 +212,20 @@ def test_how_each_of_several_devices_does(
     peer = connect(serve(ranks=lambda: [rank]))
     assert peer.ask(f"{ROOT}/ranks") == (f"{ROOT}/ranks", 1, "cuda:1", 12, 30, 0.75, 0.0, 20.5, 14.25)
     assert peer.ask(f"{ROOT}/ranks", 1)[2] == "how the ranks do can be asked for, not set"
+
+
+def test_what_the_prompts_are_read_as(serve: Callable[..., OscServer], connect: Callable[[OscServer], Peer]) -> None:
+    told = [
+        Understood("oil, octopus, chess", "oil", 0.75, "blue", 0.5, ("octopus", "chess")),
+        Understood("ink", "ink", 0.25, "none", 1.0, ()),
+    ]
+    peer = connect(serve(understood=lambda: told))
+    asked = f"{ROOT}/understood"
+    assert peer.ask(asked) == (asked, 1, 2, "oil, octopus, chess", "oil", 0.75, "blue", 0.5, "octopus chess")
+    assert peer.receive() == (asked, 2, 2, "ink", "ink", 0.25, "none", 1.0, "")
+    assert peer.ask(asked, "oil")[2] == "what is understood can be asked for, not set"
+    told.clear()
+    assert peer.ask(asked, "?") == (asked, 0, 0)
 
 
 def test_presets(registry: Registry, serve: Callable[..., OscServer], connect: Callable[[OscServer], Peer]) -> None:
@@ -399,8 +414,8 @@ def test_every_reason_of_the_guard_and_the_words_has_a_counter() -> None:
 
 def test_own_words_and_addresses_of_rows_do_not_collide() -> None:
     addresses = [address for row in LIVE_ROWS for address in row.osc_addresses]
-    own = [osc_words.PING, osc_words.PONG, osc_words.STATE, osc_words.RANKS, osc_words.PRESET]
-    own.append(osc_words.ERROR)
+    own = [osc_words.PING, osc_words.PONG, osc_words.STATE, osc_words.RANKS, osc_words.UNDERSTOOD]
+    own += [osc_words.PRESET, osc_words.ERROR]
     assert len({*addresses, *own}) == len(addresses) + len(own)
 
 

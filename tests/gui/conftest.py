@@ -47,6 +47,8 @@ STATUS = LiveStatus(
     memory_bytes=500 << 20,
     osc_port=9000,
     ranks=(),
+    understood=(),
+    not_understood="",
     problems=(),
 )
 

@@ -148,6 +148,18 @@ def test_a_prompt_is_used_with_enter_and_kept(window: MainWindow, live: StillLiv
     assert text.toPlainText() == "night"
 
 
+def test_unknown_words_are_said_beside_the_prompt(window: MainWindow, live: StillLive) -> None:
+    box = window.panel.prompt
+    assert not box._unknown.isVisibleTo(box)
+    live.change(not_understood="'wombat' means nothing to the engine pocket: the picture follows oil.")
+    window.beat()
+    assert box._unknown.isVisibleTo(box) and box._unknown.text() == live.now.not_understood
+    assert box._unknown.heightForWidth(200) > box._unknown.heightForWidth(2000), "it goes on in the next line"
+    live.change(not_understood="")
+    window.beat()
+    assert not box._unknown.isVisibleTo(box)
+
+
 def test_osc_does_not_take_the_word_out_of_a_mouth(
     window: MainWindow, live: StillLive, application: QApplication
 ) -> None:

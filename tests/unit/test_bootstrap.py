@@ -72,6 +72,7 @@ def copy_package(folder: Path) -> Path:
         (["render"], LIVE),
         (["evaluate"], LIVE),
         (["bench", "--engine", "pocket"], ENGINE),
+        (["prompt", "oil"], ENGINE),
         (["stage"], ENGINE),
         (["devices"], {"numpy", "cv2", "mss"}),
         (["models", "get", "wan-1.3b"], ENGINE | {"huggingface_hub"}),
