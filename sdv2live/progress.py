@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 PERIOD_S = 0.5
-RATE_OVER_S = 15.0
+RATE_OVER_S, RATE_AFTER_S = 15.0, 2.0  # before that, a rate says how long the connection took
 
 
 class Line:
@@ -96,7 +96,7 @@ class Transfer:
         while len(samples) > 2 and now_s - samples[1][0] >= RATE_OVER_S:
             samples.popleft()
         period_s, came = now_s - samples[0][0], all_done - samples[0][1]
-        rate = came / period_s if period_s > 0 and came > 0 else None
+        rate = came / period_s if period_s >= RATE_AFTER_S and came > 0 else None
         total, all_total = self._totals[name], sum(self._totals.values())
         return Reading(
             done=done,

@@ -21,7 +21,9 @@ def test_time_left_follows_from_what_came_in_this_run() -> None:
     clock = Clock()
     transfer = Transfer({"a": 1000, "b": 3000}, {"a": 400}, now=clock)
     assert transfer.at("a", 400) == Reading(400, 1000, 400, 4000, None, None, None), "no rate before anything came"
-    clock.now_s += 2
+    clock.now_s += 1
+    assert transfer.at("a", 500).rate_per_s is None, "nor in the first moments"
+    clock.now_s += 1
     reading = transfer.at("a", 600)
     assert (reading.rate_per_s, reading.left_s, reading.all_left_s) == (100, 4, 34), "what was there is no part of it"
     clock.now_s += 4
