@@ -44,7 +44,7 @@ def test_the_oldest_texts_are_forgotten() -> None:
         ((OIL,), "'octopus' means nothing to the engine pocket: the picture follows the nearest look, oil."),
         (
             (NOTHING,),
-            "'wombat' means nothing to the engine pocket: no look is near, so the picture stays as it is; name a look, ",
+            "'wombat' means nothing to the engine pocket: no look is near, so the picture stays as it is; name ",
         ),
         (
             (Understood("", "identity", 1.0, "red", 1.0, ("fox", "den")),),
