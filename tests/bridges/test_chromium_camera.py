@@ -30,8 +30,19 @@ QUARTERS = [(230, 30, 30), (20, 230, 20), (40, 60, 220), (235, 225, 60)]
 PAGE = """<!doctype html><video id=video autoplay muted playsinline></video><script>
 const BITS = %(bits)d, SECONDS = %(seconds)d;
 const tell = (words) => fetch('/result', {method: 'POST', body: JSON.stringify(words)});
+async function camera() {
+  // A browser may ask before the desktop's own services have seen the camera.
+  for (let tries = 0; ; tries++) {
+    try {
+      return await navigator.mediaDevices.getUserMedia({video: {width: %(width)d, height: %(height)d}});
+    } catch (error) {
+      if (tries === 20) throw error;
+      await new Promise((later) => setTimeout(later, 250));
+    }
+  }
+}
 async function main() {
-  const stream = await navigator.mediaDevices.getUserMedia({video: {width: %(width)d, height: %(height)d}});
+  const stream = await camera();
   const track = stream.getVideoTracks()[0];
   const video = document.getElementById('video');
   video.srcObject = stream;
