@@ -47,6 +47,7 @@ def _bench(name: str, figures: dict[str, Any]) -> str:
         ),
         ("load before", "not told" if figures["load"] is None else f"{figures['load']:.1f}"),
         ("first picture", f"{figures['first_picture_ms'] / 1000:.1f} s after the start of loading"),
+        *(("rank " + str(rank["rank"]), _rank_words(rank)) for rank in figures.get("ranks", [])),
         *([("note", figures["note"])] if figures["note"] else []),
     ]
     parts = [
@@ -54,9 +55,12 @@ def _bench(name: str, figures: dict[str, Any]) -> str:
         _table(("", ""), facts),
         "Whole chunks; times are medians in ms.",
         _table(("steps", "schedule", "fps", *STAGES, "chunk", "chunk p99", "of floor"), map(_run_row, figures["runs"])),
-        "Each stage alone; denoise is one step.",
-        _table(("stage", "mode", "ms", "fps", "of floor"), map(_stage_row, figures["stages"])),
     ]
+    if figures["stages"]:
+        parts += [
+            "Each stage alone; denoise is one step.",
+            _table(("stage", "mode", "ms", "fps", "of floor"), map(_stage_row, figures["stages"])),
+        ]
     if "app" in figures:
         stages = list(figures["app"][0]["stage_ms"])
         parts += [
@@ -86,6 +90,11 @@ def _side_row(side: dict[str, Any]) -> tuple[str, ...]:
 def _app_row(entry: dict[str, Any]) -> tuple[str, ...]:
     times = (*entry["stage_ms"].values(), entry["frame_ms"])
     return "x".join(map(str, entry["source"])), f"{entry['wet']:g}", *(f"{ms:.2f}" for ms in times)
+
+
+def _rank_words(rank: dict[str, Any]) -> str:
+    works = ", ".join(f"{work} {rank[f'{work}_ms']:.0f} ms" for work in ("encode", "blocks", "decode"))
+    return f"{rank['device']}, {rank['blocks'][1] - rank['blocks'][0]} blocks, busy {rank['busy']:.0%}: {works}"
 
 
 def _shape(figures: dict[str, Any]) -> str:
