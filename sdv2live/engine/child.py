@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 def start_child(module: str, *, descriptors: Sequence[int] = ()) -> subprocess.Popen[bytes]:
@@ -24,3 +27,17 @@ def start_child(module: str, *, descriptors: Sequence[int] = ()) -> subprocess.P
         flags = subprocess.CREATE_NEW_PROCESS_GROUP
         return subprocess.Popen(command, stdin=pipe, stdout=pipe, env=env, creationflags=flags)
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, env=env, pass_fds=list(descriptors), process_group=0)
+
+
+def end_child(process: subprocess.Popen[bytes], *, grace_s: float) -> None:
+    """It goes by itself when its pipe closes; one that hangs is killed."""
+    assert process.stdin is not None
+    try:
+        process.stdin.close()
+    except BrokenPipeError:
+        log.debug("process %d was gone before it was closed", process.pid)
+    try:
+        process.wait(grace_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -11,7 +11,6 @@ import logging
 import math
 import queue
 import statistics
-import subprocess
 import threading
 import time
 from collections import deque
@@ -24,7 +23,7 @@ from sdv2live import understood
 from sdv2live.clock import Clock
 from sdv2live.engine.base import TIMINGS, Chunk, ChunkResult, ChunkSettings, Engine, EngineSpec
 from sdv2live.engine.catalogue import traits_of
-from sdv2live.engine.child import start_child
+from sdv2live.engine.child import end_child, start_child
 from sdv2live.engine.ipc import (
     BrokenMessage,
     Message,
@@ -226,15 +225,7 @@ class EngineClient(Engine):
         if self._is_closed:
             return
         self._is_closed = True
-        try:
-            self._to_child.close()
-        except BrokenPipeError:
-            log.debug("the engine was gone before it was closed")
-        try:
-            self._process.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end_child(self._process, grace_s=grace_s)
         self._reader.join()
         self._from_child.close()
         for rank in self._ranks:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import logging
 import socket
-import subprocess
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 
 from sdv2live.engine.base import EngineSpec
-from sdv2live.engine.child import start_child
+from sdv2live.engine.child import end_child, start_child
 from sdv2live.engine.ipc import BrokenMessage, Message, read_message, to_json, write_message
 from sdv2live.errors import EngineDead
 
@@ -56,15 +55,7 @@ class RankProcess:
         if self._is_closed:
             return
         self._is_closed = True
-        try:
-            self._to_child.close()
-        except BrokenPipeError:
-            log.debug("rank %d was gone before it was closed", self.rank)
-        try:
-            self._process.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end_child(self._process, grace_s=grace_s)
         self._reader.join()
         self._from_child.close()
 
