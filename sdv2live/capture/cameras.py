@@ -8,6 +8,7 @@ thread.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import struct
 import sys
@@ -15,8 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdv2live.errors import UserError
+from sdv2live.errors import UserError, one_line
 
+log = logging.getLogger(__name__)
 SYS_DIR = Path("/sys/class/video4linux")
 DEV_DIR = Path("/dev")
 
@@ -62,7 +64,7 @@ class NodeAnswer:
 def list_cameras(*, with_own_output: bool = False) -> list[Camera]:
     """The cameras, in the system's order. with_own_output: also the virtual camera that this app writes to.
 
-    Never raises: what cannot be asked is left out, or named without what could not be asked.
+    Never raises: what cannot be asked is left out with a word in the log, or named without what could not be asked.
     """
     if sys.platform == "linux":
         return list_v4l2_cameras(with_own_output=with_own_output)
@@ -74,7 +76,8 @@ def list_cameras(*, with_own_output: bool = False) -> list[Camera]:
         found = enumerate_cameras(api)
     except ImportError:
         return [Camera("0", "the first camera", "0", 0)]  # it has no name then, and can be opened all the same
-    except (OSError, RuntimeError, NotImplementedError):
+    except (OSError, RuntimeError, NotImplementedError) as error:
+        log.warning("The cameras cannot be listed: %s", one_line(error))
         return []
     return [Camera(str(one.path or one.name), str(one.name), str(one.path or one.name), one.index) for one in found]
 
