@@ -77,7 +77,11 @@ def live_app(
     thread = threading.Thread(target=run, name="live app under test")
     thread.start()
     try:
-        until(lambda: app.presenter.first_picture_s is not None or bool(failures), "the first picture")
+        # Presented is not yet written: the outputs follow in their own time.
+        until(
+            lambda: (app.presenter.first_picture_s is not None and watcher.newest.size > 3) or bool(failures),
+            "the first picture",
+        )
         yield app, watcher
     finally:
         app.request_stop()
