@@ -22,7 +22,7 @@ from sdv2live.registry import Registry
 from sdv2live.stats import percentile
 
 SIZE_WH, CAMERA_WH = (832, 480), (1280, 720)
-SOURCES_WH = ((1280, 720), (1920, 1080))
+SOURCES_WH = ((832, 480), (1280, 720), (1920, 1080))
 WETS = (1.0, 0.5)
 SLOTS = 4
 FRAMES = 4
