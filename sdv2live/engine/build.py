@@ -39,14 +39,14 @@ def build_engine(
 ) -> StreamEngine:
     """Loaded, not warm; sets the process up for it. assets: holds the pocket engine's weights in a folder of its name.
 
-    say: told what is being loaded. Of several ranks this is the first; the others are started by somebody else, and
-    on_landed is called from another thread when something comes back from them. on_read: told what a prompt was
-    understood as, by an engine that knows. Raises UserError and RankLost.
+    say: told what is being loaded. Of several ranks this is the first; the others are started by somebody else.
+    on_landed: called from another thread when something comes back from them, or from the device. on_read: told what a
+    prompt was understood as, by an engine that knows. Raises UserError and RankLost.
     """
     if choose_device(spec.device).type == "cpu":
         keep_freed_memory()
     if spec.ranks == 1:
-        return _build(spec, assets, first_epoch, say, StageMap.on_one(_blocks(spec)), _alone, on_read)
+        return _build(spec, assets, first_epoch, say, StageMap.on_one(_blocks(spec)), _alone, on_landed, on_read)
     from sdv2live.engine.pipeline import Parcels, Pipeline
     from sdv2live.engine.world import Address, World
 
@@ -69,7 +69,7 @@ def build_engine(
             rule = spec.split if spec.split in ("auto", "reference") else ""
             return Pipeline(world, runner, Parcels(runner, stages), on_landed=on_landed, rule=rule)
 
-        return _build(spec, assets, first_epoch, say, stages, pipe_of, on_read)
+        return _build(spec, assets, first_epoch, say, stages, pipe_of, on_landed, on_read)
     except BaseException:
         world.close()
         raise
@@ -115,6 +115,7 @@ def _build(
     say: Say,
     stages: StageMap,
     pipe_of: Callable[[StageRunner], Pipe],
+    on_landed: Callable[[], None],
     on_read: OnRead,
 ) -> StreamEngine:
     device = device_of_rank(spec.device, 0, spec.gpus)
@@ -126,11 +127,14 @@ def _build(
             stages=stages,
             pipe_of=pipe_of,
             device=device,
+            on_landed=on_landed,
             on_read=on_read,
         )
     from sdv2live.engine.wan import build_wan
 
-    return build_wan(spec, first_epoch=first_epoch, say=say, stages=stages, pipe_of=pipe_of, device=device)
+    return build_wan(
+        spec, first_epoch=first_epoch, say=say, stages=stages, pipe_of=pipe_of, device=device, on_landed=on_landed
+    )
 
 
 def _blocks(spec: EngineSpec) -> int:

@@ -8,8 +8,9 @@ themselves, for which there is a margin.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -26,6 +27,7 @@ from torch.utils._pytree import tree_leaves
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.catalogue import smallest_window, traits_of, window_of
 from sdv2live.engine.host_memory import free_bytes
+from sdv2live.engine.lane import Lane
 from sdv2live.engine.model.attention import SelfAttention
 from sdv2live.engine.model.wan_transformer import Part, TextContext, TimeContext, WanConfig, WanTransformer
 from sdv2live.engine.model.wan_vae import WanVaeConfig
@@ -64,10 +66,13 @@ class Footprint:
         return self.weights + self.caches + self.working
 
 
-def count_memory(spec: EngineSpec, dit: WanConfig, vae: WanVaeConfig, *, dtype: torch.dtype) -> Footprint:
+def count_memory(
+    spec: EngineSpec, dit: WanConfig, vae: WanVaeConfig, *, dtype: torch.dtype, overlaps: bool = False
+) -> Footprint:
     """What the Wan engine of `spec` takes in `dtype`; the text encoder is not part of it: it goes before the stream.
 
     Counted at its fullest: the window full, a chunk on every row of a stream batch, each with a prompt of its own.
+    overlaps: encoder and decoder work beside the transformer, as on a GPU, each in memory that only it reuses.
     """
     meta = torch.device("meta")
     mode = VAE_MODES[spec.vae]
@@ -87,6 +92,8 @@ def count_memory(spec: EngineSpec, dit: WanConfig, vae: WanVaeConfig, *, dtype: 
             dtype=dtype,
             new_cache=cache_of(spec.profile),
         )
+        if overlaps:
+            runner.encoding, runner.decoding = (_CountedLane(alive, name) for name in ("encoding", "decoding"))
         engine = _Unread(
             traits=traits_of(spec),
             pipe=LocalPipe([runner]),
@@ -144,7 +151,7 @@ def check_memory(
 
     def need(candidate: EngineSpec) -> int:
         candidate_dtype = dtype if candidate.precision == spec.precision else DTYPES[candidate.precision]
-        whole = count_memory(candidate, dit, vae, dtype=candidate_dtype)
+        whole = count_memory(candidate, dit, vae, dtype=candidate_dtype, overlaps=device.type == "cuda")
         if stages is None or stages.ranks == 1:
             return whole.total
         return count_share(whole, candidate, dit, vae, dtype=candidate_dtype, stages=stages, rank=rank).total
@@ -267,6 +274,7 @@ class _Unread(StreamEngine):
 class Alive(ExitStack):
     """Counts the bytes of tensors of `device` made within the block while they live; most_bytes: the most at once.
 
+    lane: where what is made now belongs; each lane's most is counted by itself, since none reuses another's memory.
     kept: tensors that are there already and stay; they count throughout. is_fused: attention and norms are counted as
     kernels do them, and give no numbers.
     """
@@ -276,8 +284,10 @@ class Alive(ExitStack):
         storages = {storage._cdata: storage for storage in (tensor.untyped_storage() for tensor in kept)}
         self._kept = storages  # alive for as long as this is, so that no address is used twice
         self.kept_bytes = sum(storage.nbytes() for storage in storages.values())
-        self.most_bytes = self._at_most = self.kept_bytes
-        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.lane = ""
+        self._most: Counter[str] = Counter()
+        self._at_most: Counter[str] = Counter()
+        self._made: dict[int, tuple[StorageWeakRef, int, str]] = {}
         self._device, self._is_fused = device, is_fused
 
     def __enter__(self) -> Alive:
@@ -287,17 +297,44 @@ class Alive(ExitStack):
         self.enter_context(_Watch(self._note, self._device))
         return self
 
+    @property
+    def most_bytes(self) -> int:
+        return self.kept_bytes + self._most.total()
+
     def _note(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._kept or (key in self._made and not _is_gone(self._made[key][0])):
             return
-        self._made[key] = (StorageWeakRef(storage), storage.nbytes())  # type: ignore[no-untyped-call]
-        self._at_most += storage.nbytes()
-        if self._at_most > self.most_bytes:  # only then does it matter what has gone meanwhile
+        self._made[key] = (StorageWeakRef(storage), storage.nbytes(), self.lane)  # type: ignore[no-untyped-call]
+        self._at_most[self.lane] += storage.nbytes()
+        if self._at_most[self.lane] > self._most[self.lane]:  # only then does it matter what has gone meanwhile
             self._made = {key: known for key, known in self._made.items() if not _is_gone(known[0])}
-            self._at_most = self.kept_bytes + sum(size for _, size in self._made.values())
-            self.most_bytes = max(self.most_bytes, self._at_most)
+            self._at_most.clear()
+            for _, size, lane in self._made.values():
+                self._at_most[lane] += size
+            self._most |= self._at_most
+
+
+class _CountedLane(Lane):
+    """What is made in it is counted by itself."""
+
+    def __init__(self, alive: Alive, name: str) -> None:
+        super().__init__(torch.device("meta"))
+        self._alive, self._name = alive, name
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        before, self._alive.lane = self._alive.lane, self._name
+        try:
+            yield
+        finally:
+            self._alive.lane = before
+
+    @contextmanager
+    def after(self, *tensors: Tensor) -> Iterator[None]:
+        with self.apart():
+            yield
 
 
 def _is_gone(ref: StorageWeakRef) -> bool:

@@ -307,6 +307,7 @@ def _decoded(
     out: list[Tensor] = []
     for decode in order.decodes:
         pixels, is_finite = runner.decode(decode, clean.pop(decode.chunk), sides.pop(decode.chunk, ()))
+        runner.decoding.give(pixels, is_finite)
         out += [pixels, is_finite[None]]
     return out
 

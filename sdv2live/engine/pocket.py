@@ -70,11 +70,13 @@ def build_pocket(
     stages: StageMap | None = None,
     pipe_of: Callable[[StageRunner], Pipe] = lambda runner: LocalPipe([runner]),
     device: torch.device | None = None,
+    on_landed: Callable[[], None] = lambda: None,
     on_read: Callable[[tuple[Understood, ...]], None] = lambda _: None,
 ) -> StreamEngine:
     """The engine, loaded and not yet warm. Raises UserError for weights that do not fit.
 
-    stages: what the first rank has, all by default; pipe_of: the way to the other ranks. on_read: told what each prompt
+    stages: what the first rank has, all by default; pipe_of: the way to the other ranks; on_landed: as StreamEngine
+    has it. on_read: told what each prompt
     is understood as, when it is encoded.
     """
     runner = pocket_stage(
@@ -94,6 +96,7 @@ def build_pocket(
         prompts=PromptMixer(Direct(encode)),
         window=window_of(spec),
         first_epoch=first_epoch,
+        on_landed=on_landed,
     )
 
 

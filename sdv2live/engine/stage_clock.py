@@ -5,9 +5,12 @@ A GPU runs behind the host, so its marks are events; they are read once the chun
 
 from __future__ import annotations
 
+import queue
 import statistics
+import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 import torch
 
@@ -40,6 +43,43 @@ class StageClock:
     def has_passed(self, mark: Mark) -> bool:
         """Whether the device has come so far; never waits."""
         return isinstance(mark, float) or bool(mark.query())  # type: ignore[no-untyped-call]
+
+    def wait_for(self, mark: Mark) -> None:
+        """Return once the device has come so far."""
+        if not isinstance(mark, float):
+            mark.synchronize()
+
+
+class Arrivals:
+    """Waits for marks on a thread of its own, so that the engine's does not, and tells when one is passed."""
+
+    def __init__(self, clock: StageClock, on_passed: Callable[[], None]) -> None:
+        """on_passed: called on that thread. It is started with the first mark, and ended by `close`."""
+        self._clock, self._on_passed = clock, on_passed
+        self._marks: queue.SimpleQueue[Mark | None] = queue.SimpleQueue()
+        self._newest: Mark | None = None
+        self._thread: threading.Thread | None = None
+
+    def watch(self, mark: Mark) -> None:
+        """Tell when `mark` is passed; once, however often it is asked for in a row."""
+        if mark is self._newest:
+            return
+        self._newest = mark
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._wait, name="arrivals", daemon=True)
+            self._thread.start()
+        self._marks.put(mark)
+
+    def close(self) -> None:
+        """Nothing is told from now on."""
+        self._marks.put(None)
+        if self._thread is not None:
+            self._thread.join()
+
+    def _wait(self) -> None:
+        while (mark := self._marks.get()) is not None:
+            self._clock.wait_for(mark)
+            self._on_passed()
 
 
 class StageMeter:

@@ -17,11 +17,12 @@ from sdv2live.engine.codec import Codec, Side
 from sdv2live.engine.compile import PartStep, part_of
 from sdv2live.engine.fp8 import use_fp8
 from sdv2live.engine.kv_cache import KVCache, RowWrite
+from sdv2live.engine.lane import Lane
 from sdv2live.engine.model.wan_transformer import Block, Part, TextContext, TimeContext, WanTransformer
 from sdv2live.engine.noise import NoiseSource
 from sdv2live.engine.orders import DecodeOrder, NoiseKey, RowOrder, StepOrder
 from sdv2live.engine.schedule import sigma_of
-from sdv2live.engine.stage_clock import StageClock, StageMeter
+from sdv2live.engine.stage_clock import Mark, StageClock, StageMeter
 from sdv2live.engine.window import Window
 
 KEPT_TIMESTEPS = 32
@@ -56,7 +57,9 @@ class StageRunner:
         self.dit, self.codec, self.device, self.dtype, self.compiles = dit, codec, device, dtype, compiles
         self.size_wh = size_wh
         self._noise = noise or NoiseSource()
-        self.meter = StageMeter(StageClock(device))
+        self.clock = StageClock(device)
+        self.meter = StageMeter(self.clock)
+        self.encoding, self.decoding = Lane(device), Lane(device)
         dit.join_products_()
         self.is_fp8 = fp8 and use_fp8(dit, device, dtype)
         self._run_part = part_of(dit, device, compiles=compiles)
@@ -90,22 +93,31 @@ class StageRunner:
         """A new epoch: caches, memories and what was kept of chunks. Prompts and timesteps stay."""
         self._run_part.end_warm_up()
         # The old one goes before the new one comes: both at once may not fit.
+        self.encoding.give()
+        self.decoding.give()
         self.__dict__.pop("codec_state", None)
         self.codec_state = self.codec.new_state(self.size_wh)
         self.cache.reset()  # where it is: what was captured knows its addresses
+        self.encoding.join()
+        self.decoding.join()
 
     def add_prompt(self, number: int, embedding: Tensor) -> None:
         """Keep a prompt under its number for as long as orders name it. embedding: on the host."""
         self.prompts[number] = Prompt(self.sent(embedding).to(self.dtype))
 
     def encode(self, frames: Tensor) -> tuple[Tensor, Side]:
-        """[T, H, W, 3] uint8 on the host -> latents [1, F, C, h, w] in the codec's dtype, and side data."""
-        started, pixels = self.meter.begin(), self.sent(frames)
-        # Channels last in memory; what crosses to the device is uint8.
-        video = pixels.permute(0, 3, 1, 2).to(self.dtype).mul_(2.0 / 255.0).sub_(1.0)[None]
-        encoded = self.codec.encode(video, self.codec_state)
-        self.meter.end("encode", started)
-        return encoded
+        """[T, H, W, 3] uint8 on the host -> latents [1, F, C, h, w] in the codec's dtype, and side data.
+
+        Beside the steps of the chunk before, where the device does both at once.
+        """
+        with self.encoding.apart():
+            started, pixels = self.meter.begin(), self.sent(frames)
+            # Channels last in memory; what crosses to the device is uint8.
+            video = pixels.permute(0, 3, 1, 2).to(self.dtype).mul_(2.0 / 255.0).sub_(1.0)[None]
+            latents, side = self.codec.encode(video, self.codec_state)
+            self.meter.end("encode", started)
+        self.encoding.give(latents, *side)
+        return latents, side
 
     def run(self, order: StepOrder, x: Tensor | None, latents: Tensor) -> tuple[Tensor | None, Tensor]:
         """This rank's share of a micro-step -> what the next rank goes on with, and the latents.
@@ -144,15 +156,30 @@ class StageRunner:
         )
 
     def decode(self, order: DecodeOrder, latents: Tensor, side: Side) -> tuple[Tensor, Tensor]:
-        """Clean latents -> frames [T, H, W, 3] uint8 and whether they are finite, on the device and not waited for."""
-        started = self.meter.begin()
-        prepared = self.codec.prepare(self.prompts[order.text].embedding, order.noise_scale)
-        frames = self.codec.decode(latents.to(self.dtype), side, prepared, self.codec_state)
-        is_finite = torch.isfinite(frames.sum())  # one pass: a value that is no number spoils the sum
-        pixels = frames[0].permute(0, 2, 3, 1).float().mul(127.5).add_(128.0).clamp_(0, 255).to(torch.uint8)
-        pixels = pixels.contiguous()
-        self.meter.end("decode", started)
+        """Clean latents -> frames [T, H, W, 3] uint8 and whether they are finite, on the device and not waited for.
+
+        They are in the lane `decoding`, which gives them to whoever wants them elsewhere.
+        """
+        embedding = self.prompts[order.text].embedding
+        with self.decoding.after(latents, *side, embedding):
+            started = self.meter.begin()
+            prepared = self.codec.prepare(embedding, order.noise_scale)
+            frames = self.codec.decode(latents.to(self.dtype), side, prepared, self.codec_state)
+            is_finite = torch.isfinite(frames.sum())  # one pass: a value that is no number spoils the sum
+            pixels = frames[0].permute(0, 2, 3, 1).float().mul(127.5).add_(128.0).clamp_(0, 255).to(torch.uint8)
+            pixels = pixels.contiguous()
+            self.meter.end("decode", started)
         return pixels, is_finite
+
+    def to_host(self, pixels: Tensor, is_finite: Tensor) -> tuple[Tensor, Tensor, Mark]:
+        """A picture on its way to the host, and the mark behind which it is there."""
+        with self.decoding.after(pixels, is_finite):
+            if pixels.device.type == "cuda":
+                pixels, is_finite = (
+                    torch.empty(each.shape, dtype=each.dtype, pin_memory=True).copy_(each, non_blocking=True)
+                    for each in (pixels, is_finite)
+                )
+            return pixels, is_finite, self.clock.mark()
 
     def time_context(self, timestep: int) -> TimeContext:
         """Kept: later steps are always the same timestep, and the first moves among few with the motion."""

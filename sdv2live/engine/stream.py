@@ -23,13 +23,14 @@ from torch import Tensor
 from sdv2live.engine.base import STAGES, Chunk, ChunkResult, ChunkSettings, Engine, EngineTraits
 from sdv2live.engine.checkpoint import is_memory_full
 from sdv2live.engine.codec import Side
+from sdv2live.engine.lane import Lane
 from sdv2live.engine.noise import MotionController, SeedMixer, largest_change
 from sdv2live.engine.orders import NO_CHUNK, DecodeOrder, NoiseKey, RowOrder, StepOrder
 from sdv2live.engine.pipe import Pipe
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.schedule import chunk_timesteps, opening_timesteps
 from sdv2live.engine.sinks import SinkKeeper
-from sdv2live.engine.stage_clock import Mark, StageClock
+from sdv2live.engine.stage_clock import Arrivals, Mark
 from sdv2live.engine.step_limit import StepLimit
 from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.window import Window
@@ -83,6 +84,16 @@ class InFlight:
 
 
 @dataclass(slots=True)
+class Leaving:
+    """A chunk whose pictures are on their way to the host, where they are once the device has passed `arrived`."""
+
+    item: InFlight
+    frames: Tensor  # [T, H, W, 3] uint8
+    is_finite: Tensor
+    arrived: Mark
+
+
+@dataclass(slots=True)
 class Flight:
     """A micro-step under way. micro_step: its number, or NOT_DUE where its chunk's next step is not part of one."""
 
@@ -115,6 +126,7 @@ class StreamState:
         self.last_steps: dict[int, InFlight] = {}
         self.decodes_ordered = 0
         self.decoding: dict[int, InFlight] = {}
+        self.leaving: deque[Leaving] = deque()
 
 
 class StreamEngine(Engine):
@@ -129,11 +141,16 @@ class StreamEngine(Engine):
         window: Window,
         first_epoch: int = 0,
         warm_up_steps: int = 2,
+        on_landed: Callable[[], None] = lambda: None,
     ) -> None:
-        """warm_up_steps: one, for an engine whose memory was counted for one; two run all that there is."""
+        """warm_up_steps: one, for an engine whose memory was counted for one; two run all that there is.
+
+        on_landed: called from another thread when `poll` would give something that it left for later.
+        """
         self.traits = traits
         self.pipe, self._prompts, self._window = pipe, prompts, window
-        self._clock = StageClock(self.device)
+        self._clock = pipe.first.clock
+        self._arrivals = Arrivals(self._clock, on_landed)
         self._epoch = first_epoch
         self._waiting: tuple[Chunk, ChunkSettings] | None = None
         self._finished: list[ChunkResult] = []
@@ -229,6 +246,7 @@ class StreamEngine(Engine):
             if waiting is not None:
                 self._watched(lambda: self._run(*waiting))
             self._watched(self._land_what_is_ready)
+            self._arrive(most_left=1 if self._overlaps else 0)
         return self._take_finished()
 
     def _run(self, chunk: Chunk, settings: ChunkSettings) -> None:
@@ -253,6 +271,7 @@ class StreamEngine(Engine):
         results = self.poll()
         if not self._is_broken:
             self._watched(self._drain)
+            self._arrive()
         return results + self._take_finished()
 
     def _watched(self, work: Callable[[], T]) -> T:
@@ -314,6 +333,7 @@ class StreamEngine(Engine):
         if self._state.denoised.get(self._state.decoded) is not item:
             raise ValueError("chunks are decoded in the order in which they were encoded, each once, when denoised")
         self._watched(self._decode_next)
+        self._arrive()
         return self._finished.pop()
 
     def reset(self) -> int:
@@ -330,6 +350,7 @@ class StreamEngine(Engine):
 
     def close(self) -> None:
         self._prompts.close()
+        self._arrivals.close()
         self._waiting = None
         self._finished.clear()
         self.pipe.close()
@@ -337,7 +358,8 @@ class StreamEngine(Engine):
     # How a chunk enters: everything about it is decided here, on the host.
 
     def _enter(self, chunk: Chunk, settings: ChunkSettings) -> InFlight:
-        state, stage, started = self._state, self.pipe.first, self._clock.mark()
+        state, stage = self._state, self.pipe.first
+        started = self._mark_in(stage.encoding)
         is_opening = state.chunks == 0
         change = largest_change(chunk.frames, state.last_pixels)
         state.last_pixels = chunk.frames[-1].copy()
@@ -399,8 +421,12 @@ class StreamEngine(Engine):
         item.latents = noise_scale * eps + (1.0 - noise_scale) * item.latents
         state.chunks += 1
         state.rows = len(timesteps)
-        item.spans.append(("encode", started, self._clock.mark(), 1.0))
+        item.spans.append(("encode", started, self._mark_in(stage.encoding), 1.0))
         return item
+
+    def _mark_in(self, lane: Lane) -> Mark:
+        with lane.apart():
+            return self._clock.mark()
 
     def _rows_that_fit(self, wanted: int, asked: int) -> int:
         """How many of the `wanted` rows the KV cache has memory for. What does not fit is tried once, not always.
@@ -615,17 +641,35 @@ class StreamEngine(Engine):
         item = state.denoised.pop(state.decoded)
         state.decoded += 1
         picture = self.pipe.first.decode(item.decode_order, item.latents, item.side)
-        item.spans.append(("decode", started, self._clock.mark(), 1.0))
+        item.spans.append(("decode", started, self._mark_in(self.pipe.first.decoding), 1.0))
         self._deliver(item, *picture)
 
     def _deliver(self, item: InFlight, pixels: Tensor, is_finite: Tensor) -> None:
-        """The one place where the host waits for the device: once a chunk, at its end."""
-        if pixels.device.type == "cuda":
-            host = torch.empty(pixels.shape, dtype=pixels.dtype, pin_memory=True)
-            host.copy_(pixels, non_blocking=True)
-        else:
-            host = pixels
-        finite = bool(is_finite)
+        """Have a chunk's pictures sent to the host, behind all that is under way."""
+        self._state.leaving.append(Leaving(item, *self.pipe.first.to_host(pixels, is_finite)))
+
+    @property
+    def _overlaps(self) -> bool:
+        """Whether a chunk may be decoded while the next one is encoded and denoised.
+
+        It shows its pictures no sooner, so `latency` does without; and several ranks overlap as it is.
+        """
+        return self._schedule == "throughput" and self.pipe.depth == 1
+
+    def _arrive(self, *, most_left: int = 0) -> None:
+        """Finish what has come to the host; all but `most_left` chunks are waited for.
+
+        The one place where the host waits for the device: once a chunk, at its end.
+        """
+        leaving = self._state.leaving
+        while leaving and (len(leaving) > most_left or self._clock.has_passed(leaving[0].arrived)):
+            self._clock.wait_for(leaving[0].arrived)
+            self._finish(leaving.popleft())
+        if leaving:
+            self._arrivals.watch(leaving[-1].arrived)
+
+    def _finish(self, leaving: Leaving) -> None:
+        item = leaving.item
         stage_ms = dict.fromkeys(STAGES, 0.0)
         for stage, start, end, share in item.spans:
             stage_ms[stage] += share * self._clock.ms_between(start, end)
@@ -635,8 +679,8 @@ class StreamEngine(Engine):
             ChunkResult(
                 chunk_id=item.chunk_id,
                 epoch=self._epoch,
-                frames=host.numpy(),
-                is_finite=finite,
+                frames=leaving.frames.numpy(),
+                is_finite=bool(leaving.is_finite),
                 noise_scale=item.noise_scale,
                 motion=item.motion,
                 steps=len(item.timesteps),

@@ -55,10 +55,12 @@ def build_wan(
     stages: StageMap | None = None,
     pipe_of: Callable[[StageRunner], Pipe] = lambda runner: LocalPipe([runner]),
     device: torch.device | None = None,
+    on_landed: Callable[[], None] = lambda: None,
 ) -> StreamEngine:
     """The engine, loaded and not yet warm. say: told what is being loaded.
 
-    stages: what the first rank has, all by default; pipe_of: the way to the other ranks. Raises UserError for files
+    stages: what the first rank has, all by default; pipe_of: the way to the other ranks; on_landed: as StreamEngine
+    has it. Raises UserError for files
     that are missing or do not fit, and for an engine that is larger than the memory.
     """
     sizes = _sizes(spec)
@@ -75,6 +77,7 @@ def build_wan(
         window=window_of(spec),
         first_epoch=first_epoch,
         warm_up_steps=min(spec.steps_count, 2),
+        on_landed=on_landed,
     )
 
 

@@ -51,8 +51,12 @@ class WaitsNowhereButAtTheEnd(StreamEngine):
 
     def _deliver(self, item: InFlight, pixels: Tensor, is_finite: Tensor) -> None:
         if pixels.device.type == "cuda":
+            super()._deliver(item, pixels, is_finite)
+
+    def _arrive(self, *, most_left: int = 0) -> None:
+        if self._state.leaving:
             with unwatched():
-                super()._deliver(item, pixels, is_finite)
+                super()._arrive(most_left=most_left)
 
 
 def engine_on(device: torch.device, name: str, *, compiles: bool = False) -> StreamEngine:

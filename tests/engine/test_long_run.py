@@ -18,7 +18,7 @@ from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
 from sdv2live.engine.model.wan_vae import WanVAE, WanVaeConfig
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.reference_profile import ReferenceKVCache
-from sdv2live.engine.stream import InFlight, StreamEngine
+from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.wan_codec import WanCodec
 from sdv2live.engine.window import Window
@@ -88,13 +88,13 @@ class NoWaitingBesideFrames(NoWaiting):
 
 
 class WaitsAtTheEnd(StreamEngine):
-    """A stream that may read from the device where a chunk is delivered, and nowhere else."""
+    """A stream that may read from the device where a chunk has arrived, and nowhere else."""
 
     guard: NoWaiting
 
-    def _deliver(self, item: InFlight, pixels: Tensor, is_finite: Tensor) -> None:
+    def _arrive(self, *, most_left: int = 0) -> None:
         with self.guard.lifted():
-            super()._deliver(item, pixels, is_finite)
+            super()._arrive(most_left=most_left)
 
 
 @pytest.mark.parametrize("schedule", ["latency", "throughput"])

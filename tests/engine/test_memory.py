@@ -182,7 +182,7 @@ def counted_roughly(monkeypatch: pytest.MonkeyPatch) -> list[EngineSpec]:
     """The specs that were counted."""
     counted: list[EngineSpec] = []
 
-    def count(spec: EngineSpec, *rest: object, dtype: torch.dtype) -> Footprint:
+    def count(spec: EngineSpec, *rest: object, dtype: torch.dtype, **_: object) -> Footprint:
         counted.append(spec)
         return rough_count(spec, dtype)
 
