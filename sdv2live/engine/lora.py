@@ -86,7 +86,7 @@ class Loras:
         tensors of the file belong to no layer."""
         return [
             {
-                "file": each.file.path.name,
+                "file": str(each.file.path),
                 "strength": strength,
                 "layers": len(each.file.layers),
                 "rank": each.file.rank,

@@ -338,10 +338,11 @@ def test_a_live_engine_tells_what_is_merged_and_may_take_its_time_over_a_change(
     weights: Path, one: dict[str, Drawn], tmp_path: Path
 ) -> None:
     """The real process, and a clock that says how long it was silent."""
-    spec = with_loras(weights, (in_style(one, "wan", tmp_path), 0.5), threads=1, lora_strengths=(0.25,))
+    path = in_style(one, "wan", tmp_path)
+    spec = with_loras(weights, (path, 0.5), threads=1, lora_strengths=(0.25,))
     clock = FakeClock()
     client = EngineClient(spec, assets_dir(), clock, texts=["a red fox"])
-    line = {"file": "lora.safetensors", "layers": len(one), "rank": 4, "unused": 0}
+    line = {"file": str(path), "layers": len(one), "rank": 4, "unused": 0}
     settings = replace(SETTINGS, lora_strengths=(0.25,))
 
     def result_of(number: int) -> None:
