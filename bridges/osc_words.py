@@ -120,7 +120,7 @@ def _value(row: Parameter, message: Message) -> object:
     arguments = message.arguments
     if row.kind is Kind.MIX:
         return () if arguments == (None,) else arguments
-    if row.kind is Kind.INTS and len(arguments) > 1:
+    if row.kind in (Kind.INTS, Kind.FLOATS) and len(arguments) > 1:
         return arguments
     if len(arguments) != 1:
         raise OscError("arguments", f"one value is needed, not {len(arguments)}", message.address)

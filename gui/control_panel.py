@@ -42,6 +42,7 @@ _SAME_GROUP = {
     "schedule": "seed",
     "input": "seed",
     "output": "seed",
+    "lora": "engine",
     "camera": "outputs",
     "record": "outputs",
 }

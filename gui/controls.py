@@ -15,6 +15,7 @@ from PySide6.QtWidgets import (
     QCheckBox,
     QComboBox,
     QDoubleSpinBox,
+    QFileDialog,
     QHBoxLayout,
     QLabel,
     QLineEdit,
@@ -28,6 +29,7 @@ from PySide6.QtWidgets import (
 )
 
 from gui.live import Knobs
+from sdv2live import weighted_files
 from sdv2live.filters import steps_at
 from sdv2live.parameters import MAX_MIX_ENTRIES, Kind, Parameter, When, range_text
 
@@ -245,6 +247,32 @@ class ChainControl(TextControl):
         self.choose(", ".join(part for part in (self._text, step) if part))
 
 
+class FilesControl(TextControl):
+    """Files as text, each with its weight, and a button that adds one."""
+
+    def _make(self) -> QWidget:
+        box, layout = QWidget(), QHBoxLayout()
+        layout.setContentsMargins(0, 0, 0, 0)
+        box.setLayout(layout)
+        field = super()._make()
+        self._field.setPlaceholderText("none")
+        add = QPushButton("+")
+        add.setAccessibleName(f"Add a file to {label_of(self.row)}")
+        add.clicked.connect(self._add)
+        layout.addWidget(field, 1)
+        layout.addWidget(add)
+        box.setFocusProxy(field)
+        return box
+
+    def show_value(self, value: Any) -> None:
+        super().show_value(weighted_files.PARTING.join(f" {weighted_files.spelled(file)}" for file in value).strip())
+
+    def _add(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, label_of(self.row), filter="LoRA (*.safetensors)")
+        if path:
+            self.choose([*self.knobs.registry.get(self.row.name), (path, 1.0)])
+
+
 class MixControl(Control):
     """Several prompts with a weight each; an empty line below takes the next one."""
 
@@ -314,6 +342,8 @@ def control_for(row: Parameter, knobs: Knobs, *, has_reset: bool = True) -> Cont
         Kind.TEXT: TextControl,
         Kind.SOURCE: TextControl,
         Kind.INTS: TextControl,
+        Kind.FLOATS: TextControl,
+        Kind.FILES: FilesControl,
         Kind.MIX: MixControl,
         Kind.SIZE: SizeControl,
         Kind.CHAIN: ChainControl,
@@ -328,6 +358,8 @@ LABELS = {
     "prompt.next": "Get ready",
     "prompt.mix": "Mix",
     "engine.vae": "VAE",
+    "engine.lora": "LoRA files",
+    "lora.strengths": "LoRA strengths",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from PySide6.QtWidgets import QLabel, QStatusBar
 
 from gui import theme
-from sdv2live.status import LiveStatus, RankLine
+from sdv2live.status import LiveStatus, LoraLine, RankLine
 
 COLOURS = {"running": theme.GOOD, "loading": theme.WARN, "restarting": theme.WARN, "failed": theme.BAD}
 
@@ -49,7 +49,9 @@ class StatusLine(QStatusBar):
         if status.ranks:
             loads = ", ".join(f"{rank.device} {rank.busy:.0%}" for rank in status.ranks)
             texts["engine"] += f" ({len(status.ranks)} ranks: {loads})"
-        self._labels["engine"].setToolTip("\n".join((ENGINE_TIP, *map(_rank_words, status.ranks))))
+        self._labels["engine"].setToolTip(
+            "\n".join((ENGINE_TIP, *map(_rank_words, status.ranks), *map(_lora_words, status.loras)))
+        )
         for name, text in texts.items():
             self._labels[name].setText(text)
         self._labels["engine"].setStyleSheet(f"color: {COLOURS.get(status.engine_state, theme.QUIET)}")
@@ -64,3 +66,8 @@ def _rank_words(rank: RankLine) -> str:
     times = ", ".join(f"{work} {taken_ms:.1f} ms" for work, taken_ms in works if taken_ms)
     blocks = f"blocks {rank.first_block + 1} to {rank.end_block}" if rank.end_block > rank.first_block else "no blocks"
     return f"rank {rank.rank} on {rank.device}: {blocks}, busy {rank.busy:.0%} of the time ({times})"
+
+
+def _lora_words(lora: LoraLine) -> str:
+    left_out = f", {lora.unused} of its tensors left out" if lora.unused else ""
+    return f"LoRA {lora.file}: strength {lora.strength:g}, {lora.layers} layers of rank {lora.rank}{left_out}"

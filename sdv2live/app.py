@@ -46,7 +46,7 @@ from sdv2live.registry import Change, Registry
 from sdv2live.session import Session
 from sdv2live.settings import engine_spec, settings_of
 from sdv2live.source_switch import Playing, SourceSwitch
-from sdv2live.status import LiveStatus, OutputLine, SourceLine, rank_lines
+from sdv2live.status import LiveStatus, LoraLine, OutputLine, SourceLine, rank_lines
 from sdv2live.supervisor import RestartPolicy, State, Supervisor
 from sdv2live.understood import ReadPrompts, Understood, sentence_of_unknown
 
@@ -449,6 +449,7 @@ class LiveApp:
             "engine": self.spec.name,
             "device": self.supervisor.device,
             "ranks": self.supervisor.reports,
+            "loras": self.supervisor.loras,
             "understood": [entry.as_fields() for entry in self._understood()],
             "size": list(self.spec.size_wh),
             "outputs": [
@@ -505,6 +506,7 @@ class LiveApp:
             memory_bytes=memory_bytes([os.getpid(), *supervisor.engine_pids]),
             osc_port=self.osc.port if self.osc is not None else None,
             ranks=rank_lines(supervisor.reports),
+            loras=tuple(LoraLine(**line) for line in supervisor.loras),
             understood=understood,
             not_understood=sentence_of_unknown(self.spec.name, understood),
             problems=tuple(dict.fromkeys(problem for problem in problems if problem)),

@@ -116,7 +116,7 @@ def _measured(
     print(f"first picture {figures['first_picture_ms'] / 1000:.1f} s after the start of loading")
     counts = (settings.steps_count,) if registry.is_user_set("steps.count") else (1, 2)
     figures["runs"] = _schedules(engine, spec, settings, ceilings, dtype, counts=counts, chunks=options.chunks)
-    figures["ranks"] = engine.reports
+    figures["ranks"], figures["loras"] = engine.reports, engine.loras
     for rank_report in engine.reports:
         print(_rank_words(rank_report))
     figures["stages"] = _stages(engine, settings, ceilings, compiles=options.compiles) if spec.ranks == 1 else []

@@ -151,6 +151,10 @@ def _add_parameters(parser: argparse.ArgumentParser, rows: Iterable[Parameter]) 
                 group.add_argument(row.cli_flag, dest=row.name, action=argparse.BooleanOptionalAction, help=words)
             case Kind.MIX:
                 group.add_argument(row.cli_flag, dest=row.name, nargs="+", metavar="TEXT WEIGHT", help=words)
+            case Kind.FILES:
+                group.add_argument(row.cli_flag, dest=row.name, nargs="+", metavar="PATH[:WEIGHT]", help=words)
+            case Kind.FLOATS:
+                group.add_argument(row.cli_flag, dest=row.name, nargs="+", metavar="NUMBER", help=words)
             case _:
                 group.add_argument(row.cli_flag, dest=row.name, metavar=row.kind.name, help=words)
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
+from sdv2live import weighted_files
 from sdv2live.filters import parse_chain, range_words, steps_at
-from sdv2live.limits import MAX_STEPS
+from sdv2live.limits import MAX_LORAS, MAX_STEPS, MOST_LORA_STRENGTH
 
 OSC_ROOT = "/sdv2live"
 MAX_TEXT_CHARS = 2000
@@ -33,7 +34,9 @@ class Kind(StrEnum):
     CHOICE = "choice"
     TEXT = "text"
     INTS = "ints"  # strictly falling integers, as a tuple
+    FLOATS = "floats"  # numbers in any order, as a tuple
     MIX = "mix"  # ((text, weight), ...), weights above 0
+    FILES = "files"  # ((path, weight), ...), as weighted_files.py spells them
     SIZE = "size"  # (width, height)
     SOURCE = "source"  # where frames come from, as capture/select.py spells it; by OSC no file
     CHAIN = "chain"  # steps of filters.py, as their canonical text; a row's choices are the steps it may have
@@ -48,7 +51,7 @@ class When(StrEnum):
     START = "start"
 
 
-Value = float | int | bool | str | tuple[int, ...] | tuple[tuple[str, float], ...] | None
+Value = float | int | bool | str | tuple[int, ...] | tuple[float, ...] | tuple[tuple[str, float], ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,9 @@ def _rows() -> tuple[Parameter, ...]:
         Parameter("feedback.amount", Kind.FLOAT, 0.0,
                   "How much of the last effect is mixed into the next picture before it is restyled.", chunk,
                   minimum=0.0, maximum=0.95, step=0.01, flag="--feedback"),
+        Parameter("lora.strengths", Kind.FLOATS, (),
+                  "How strong each LoRA of engine.lora is, in their order; one that is not named has its own weight.",
+                  chunk, minimum=-MOST_LORA_STRENGTH, maximum=MOST_LORA_STRENGTH, step=0.05),
         Parameter("schedule", Kind.CHOICE, "auto", "Order of the steps: one after another, or batched over chunks.",
                   chunk, choices=("auto", "latency", "throughput")),
         Parameter("input.filters", Kind.CHAIN, "", "Filters on the source's picture before it is restyled, in order.",
@@ -181,6 +187,9 @@ def _rows() -> tuple[Parameter, ...]:
                   start, flag="--device", in_preset=False),
         Parameter("engine.weights", Kind.TEXT, "", "Folder with a Wan engine's files; empty: where models are kept.",
                   start, flag="--weights", in_preset=False),
+        Parameter("engine.lora", Kind.FILES, (),
+                  "LoRA files (.safetensors) that are merged into a Wan engine's transformer, each with its weight.",
+                  start, minimum=-MOST_LORA_STRENGTH, maximum=MOST_LORA_STRENGTH, flag="--lora", in_preset=False),
         Parameter("engine.random_weights", Kind.BOOL, False,
                   "Run a Wan engine with drawn weights: for timing; the picture means nothing.", start,
                   flag="--random-weights", in_preset=False),
@@ -260,8 +269,12 @@ def coerce(row: Parameter, value: object) -> Coerced:
             return _text(value)
         case Kind.INTS:
             return _falling_ints(row, value)
+        case Kind.FLOATS:
+            return _floats(row, value)
         case Kind.MIX:
             return _mix(row, value)
+        case Kind.FILES:
+            return _files(row, value)
         case Kind.SIZE:
             return Coerced(_size(row, value))
         case Kind.CHAIN:
@@ -287,6 +300,10 @@ def range_text(row: Parameter) -> str:
             return f"up to {MAX_TEXT_CHARS} characters"
         case Kind.INTS:
             return f"1 to {MAX_STEPS} falling numbers from {row.minimum:g} to {row.maximum:g}"
+        case Kind.FLOATS:
+            return f"up to {MAX_LORAS} numbers from {row.minimum:g} to {row.maximum:g}"
+        case Kind.FILES:
+            return f"up to {MAX_LORAS} files, PATH or PATH:WEIGHT, weights from {row.minimum:g} to {row.maximum:g}"
         case Kind.MIX:
             return f"up to {MAX_MIX_ENTRIES} texts, each with a weight from {row.minimum:g} to {row.maximum:g}"
         case Kind.SIZE:
@@ -388,6 +405,36 @@ def _falling_ints(row: Parameter, value: object) -> Coerced:
     if any(later >= earlier for earlier, later in itertools.pairwise(numbers)):
         raise InvalidValue("each number must be smaller than the one before")
     return Coerced(numbers, next((result.note for result in results if result.note), ""))
+
+
+def _floats(row: Parameter, value: object) -> Coerced:
+    items = [part for item in (() if value is None else _items(value)) for part in _items(item)]
+    if len(items) > MAX_LORAS:
+        raise InvalidValue(f"up to {MAX_LORAS} numbers are taken, not {len(items)}")
+    results = [_clamped(row, _number(item)) for item in items]
+    note = next((result.note for result in results if result.note), "")
+    return Coerced(tuple(_number(result.value) for result in results), note)
+
+
+def _files(row: Parameter, value: object) -> Coerced:
+    items = value.split(weighted_files.PARTING) if isinstance(value, str) else value
+    if not isinstance(items, list | tuple):
+        raise InvalidValue(f"a list of files is needed, not {_kind_name(value)}")
+    notes: list[str] = []
+    files: list[tuple[str, float]] = []
+    for item in items:
+        if isinstance(item, str) and not item.strip():
+            continue
+        try:
+            path, weight = weighted_files.read(item)
+        except ValueError as error:
+            raise InvalidValue(str(error)) from None
+        number = _clamped(row, weight)
+        notes += [number.note] if number.note else []
+        files.append((path, _number(number.value)))
+    if len(files) > MAX_LORAS:
+        raise InvalidValue(f"up to {MAX_LORAS} files are taken, not {len(files)}")
+    return Coerced(tuple(files), notes[0] if notes else "")
 
 
 def _mix(row: Parameter, value: object) -> Coerced:

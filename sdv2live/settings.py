@@ -31,6 +31,8 @@ def engine_spec(registry: Registry) -> EngineSpec:
         window_frames=int(values["engine.window_frames"] or 0),
         sink_frames=-1 if values["engine.sink_frames"] is None else int(values["engine.sink_frames"]),
         normalises_latents=bool(values["engine.normalise_latents"]),
+        lora=values["engine.lora"],
+        lora_strengths=values["lora.strengths"],
         gpus=int(values["engine.gpus"]),
         world=int(values["engine.world"]),
         master=str(values["engine.master"]),
@@ -73,4 +75,5 @@ def settings_of(values: Snapshot) -> ChunkSettings:
         next_prompt=values["prompt.next"],
         seed_transition_chunks=values["seed.transition"],
         feedback=values["feedback.amount"],
+        lora_strengths=values["lora.strengths"],
     )

@@ -71,6 +71,18 @@ def rank_lines(reports: Iterable[Mapping[str, Any]]) -> tuple[RankLine, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class LoraLine:
+    """A LoRA in the engine's weights. strength: what it has now. layers: how many it changes, rank: the largest of its
+    updates, unused: how many tensors of the file belong to no layer of the engine."""
+
+    file: str
+    strength: float
+    layers: int
+    rank: int
+    unused: int
+
+
+@dataclass(frozen=True, slots=True)
 class LiveStatus:
     """engine_state: loading, running, restarting, failed or stopped. new_fps: new pictures a second; age_ms: of the
     newest ones when they were shown, None before the first. change_to_picture_ms: from a change to the first picture
@@ -103,6 +115,7 @@ class LiveStatus:
     memory_bytes: int | None
     osc_port: int | None
     ranks: tuple[RankLine, ...]
+    loras: tuple[LoraLine, ...]
     understood: tuple[Understood, ...]
     not_understood: str
     problems: tuple[str, ...]

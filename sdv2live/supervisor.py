@@ -118,6 +118,12 @@ class Supervisor:
         engine = self.engine
         return engine.reports if engine is not None else []
 
+    @property
+    def loras(self) -> list[dict[str, Any]]:
+        """What is merged into the engine's weights."""
+        engine = self.engine
+        return engine.loras if engine is not None else []
+
     def poll(self) -> list[ChunkResult]:
         """Results fit to be shown; looks after the engine. Call it often, whatever the state."""
         if self.engine is None:

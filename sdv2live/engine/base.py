@@ -27,7 +27,8 @@ class EngineSpec:
     machines (0: no others); they meet at master, HOST:PORT (empty: a free port of loopback). split: how many blocks
     each rank has, `auto`, `reference` or numbers with commas. The rest is for the Wan engines: vae as `--vae`, weights
     a folder ('': where fetched models lie), random_weights instead of files, window_frames 0 and sink_frames -1 the
-    engine's own, normalises_latents as in WanCodec.
+    engine's own, normalises_latents as in WanCodec, lora ((path, weight), ...), lora_strengths those to begin with, as
+    in ChunkSettings.
     """
 
     name: str
@@ -46,6 +47,8 @@ class EngineSpec:
     window_frames: int = 0
     sink_frames: int = -1
     normalises_latents: bool = False
+    lora: tuple[tuple[str, float], ...] = ()
+    lora_strengths: tuple[float, ...] = ()
     gpus: int = 1
     world: int = 0
     master: str = ""
@@ -54,6 +57,16 @@ class EngineSpec:
     @property
     def ranks(self) -> int:
         return max(self.gpus, self.world)
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> EngineSpec:
+        """From `asdict` over JSON, which knows no tuples."""
+        tuples = {
+            "size_wh": tuple(fields["size_wh"]),
+            "lora": tuple((path, weight) for path, weight in fields["lora"]),
+            "lora_strengths": tuple(fields["lora_strengths"]),
+        }
+        return cls(**{**fields, **tuples})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +92,7 @@ class ChunkSettings:
     are taken. Noise bounds are sigmas, 0..1. schedule: auto, latency or throughput. sink_requests: how often the user
     has asked for new sinks; sink_similarity: -1..1, under it a sink is replaced (sinks.py).
     next_prompt: encoded ahead and not used. feedback: 0..1, how much of the last clean latent is mixed into the input.
+    lora_strengths: of the engine's LoRAs, in their order; those beyond the end have the weight that they came with.
     """
 
     mix: tuple[tuple[str, float], ...] = (("", 1.0),)
@@ -100,6 +114,7 @@ class ChunkSettings:
     next_prompt: str = ""
     seed_transition_chunks: int = 0
     feedback: float = 0.0
+    lora_strengths: tuple[float, ...] = ()
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), allow_nan=False, ensure_ascii=False).encode()
@@ -109,6 +124,7 @@ class ChunkSettings:
         fields = json.loads(data)
         fields["mix"] = tuple((text, weight) for text, weight in fields["mix"])
         fields["steps"] = tuple(fields["steps"])
+        fields["lora_strengths"] = tuple(fields["lora_strengths"])
         return cls(**fields)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,8 @@ from sdv2live.engine.work_counts import DITS, Card, costs_on, work_of
 from sdv2live.errors import UserError
 from sdv2live.paths import assets_dir
 from sdv2live.understood import Understood
+
+log = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 OnRead = Callable[[tuple[Understood, ...]], None]
@@ -120,6 +123,8 @@ def _build(
 ) -> StreamEngine:
     device = device_of_rank(spec.device, 0, spec.gpus)
     if spec.name == "pocket":
+        if spec.lora:
+            log.warning("LoRAs are not used, since they are for the Wan engines: take --engine wan-1.3b or wan-14b.")
         return build_pocket(
             spec,
             assets / spec.name,

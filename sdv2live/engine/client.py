@@ -84,6 +84,7 @@ class EngineClient(Engine):
         self._clock = clock
         self._on_event, self._on_read = on_event, on_read
         self.reports: list[dict[str, Any]] = []  # how each of several ranks is doing, as pipeline.report_of has it
+        self.loras: list[dict[str, Any]] = []  # what is merged, as Loras.lines has it
         frames, slots = self.traits.largest_chunk, slots_of(spec.ranks)
         memory, handle = create_memory(SharedFrames.size_bytes(spec.size_wh, frames, slots))
         self._frames = SharedFrames(memory, size_wh=spec.size_wh, frames=frames, slots=slots)
@@ -107,6 +108,7 @@ class EngineClient(Engine):
         self._first_limit_s = FIRST_CHUNK_LIMIT_S
         self._pings_unanswered = 0
         self._not_taken: set[int] = set()
+        self._merging: set[int] = set()  # of them, those before which LoRAs get other strengths
         self._silent_s = 0.0
         self._free = set(range(slots))
         self._slot_of: dict[int, int] = {}
@@ -176,6 +178,9 @@ class EngineClient(Engine):
         if chunk.frames.__array_interface__["data"] != target.__array_interface__["data"]:
             target[:] = chunk.frames
         if settings != self._settings:
+            before = self._settings.lora_strengths if self._settings is not None else self.spec.lora_strengths
+            if self.spec.lora and settings.lora_strengths != before:
+                self._merging.add(chunk.chunk_id)
             self._settings, self._settings_version = settings, (self._settings_version + 1) % 2**32
             self._send(Message.SETTINGS, self._settings_version.to_bytes(4, "little") + settings.to_json())
         assert self._reserved is not None
@@ -273,8 +278,12 @@ class EngineClient(Engine):
             case Message.RESULT:
                 self._take_result(Result.unpack(payload))
             case Message.TAKEN:
-                self._not_taken.discard(int.from_bytes(payload, "little"))
-                self._chunk_times_s.append(self._silent_s)
+                chunk_id = int.from_bytes(payload, "little")
+                self._not_taken.discard(chunk_id)
+                if chunk_id in self._merging:  # says nothing about how long chunks take
+                    self._merging.discard(chunk_id)
+                else:
+                    self._chunk_times_s.append(self._silent_s)
                 self._silent_s = 0.0
             case Message.FLUSHED:
                 self._flushes_unanswered -= 1
@@ -289,6 +298,8 @@ class EngineClient(Engine):
                 return payload.decode()
             case Message.REPORTS:
                 self.reports = json.loads(payload)
+            case Message.LORAS:
+                self.loras = json.loads(payload)
             case Message.UNDERSTOOD:
                 self._on_read(understood.from_json(payload))
             case Message.REFUSED:
@@ -336,6 +347,8 @@ class EngineClient(Engine):
             if len(self._chunk_times_s) >= KNOWN_CHUNKS:
                 usual_s = CHUNK_LIMIT_MEDIANS * statistics.median(self._chunk_times_s)
                 limit_s = max(MIN_CHUNK_LIMIT_S, usual_s, CHUNK_LIMIT_LONGEST * max(self._chunk_times_s))
+            if self._merging:  # all weights are read again, perhaps from a disk
+                limit_s = START_LIMIT_S
             if self._silent_s > limit_s:
                 self._death = self._death or f"it gave no picture for {limit_s:.1f} s"
             if now_s - self._last_ping_s >= PING_PERIOD_S:

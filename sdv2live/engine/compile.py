@@ -106,6 +106,9 @@ class PlainPart:
     def end_warm_up(self) -> None:
         """Nothing is built from now on."""
 
+    def weights_changed(self) -> None:
+        """The weights have other values in the same memory; texts that are known by number have other keys."""
+
 
 class FastPart(PlainPart):
     """Steady steps compiled, and captured where the device has graphs. Two streams may share the compiled code."""
@@ -136,6 +139,10 @@ class FastPart(PlainPart):
     def end_warm_up(self) -> None:
         """What is compiled by now is used; other shapes run plainly. Before a first steady step: nothing."""
         self._block.is_warm = self._head.is_warm = self._has_run
+
+    def weights_changed(self) -> None:
+        for graph in self._graphs.values():
+            graph.forget_texts()
 
     def _steady(self, step: PartStep, past: CachedAttention) -> Tensor:
         part, x = self.dit.part, step.x
@@ -244,6 +251,10 @@ class CapturedStep:
 
     def fits(self, step: PartStep) -> bool:
         return step.x.shape == self._step.x.shape and step.x.dtype == self._step.x.dtype
+
+    def forget_texts(self) -> None:
+        """Copy the texts of the next step, whatever their numbers."""
+        self._step = replace(self._step, texts=())
 
     def replay(self, step: PartStep, past: CachedAttention) -> Tensor:
         """-> as PlainPart, in memory of its own. Copies on the device alone, a prompt only when it is another."""

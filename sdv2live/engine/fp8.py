@@ -53,6 +53,12 @@ class Fp8Linear(nn.Module):
             y = F.linear(tokens.float() * scale, weight, self.bias.float()).to(x.dtype)
         return torch.unflatten(y, 0, x.shape[:-1])
 
+    def write_(self, rows: slice, weight: Tensor) -> None:
+        """Other weights [rows, in] for some rows of the output, in place."""
+        quantised, scale = quantise(weight)
+        self.weight[rows].copy_(quantised)
+        self.scale[:, rows].copy_(scale.t())
+
 
 def quantise(rows: Tensor) -> tuple[Tensor, Tensor]:
     """[N, K] -> FP8 [N, K] and float32 [N, 1], the product of which it is, nearly."""

@@ -54,6 +54,10 @@ class Pipe(Protocol):
         """Make a prompt known to every stage, before the first order that names it. embedding: on the host."""
         ...
 
+    def set_strengths(self, strengths: tuple[float, ...]) -> None:
+        """Give the LoRAs of every stage these strengths; waits for all. What is under way has been taken before."""
+        ...
+
     def send(self, order: StepOrder, latents: Tensor, side: Side) -> None:
         """Begin a micro-step; waits for nothing but this process's own share. side: of the chunk that enters."""
         ...
@@ -104,6 +108,10 @@ class LocalPipe:
     def add_prompt(self, number: int, embedding: Tensor) -> None:
         for runner in self.runners:
             runner.add_prompt(number, embedding)
+
+    def set_strengths(self, strengths: tuple[float, ...]) -> None:
+        for runner in self.runners:
+            runner.set_strengths(strengths)
 
     def send(self, order: StepOrder, latents: Tensor, side: Side) -> None:
         x: Tensor | None = None

@@ -7,6 +7,7 @@ it. Rank 0 never waits for the others but in `take`. What a rank knows beforehan
 
 from __future__ import annotations
 
+import json
 import logging
 import queue
 import threading
@@ -91,8 +92,9 @@ class Pipeline:
         self._sent: queue.SimpleQueue[StepOrder | None] = queue.SimpleQueue()
         self._landed: queue.SimpleQueue[Landed | str] = queue.SimpleQueue()
         self._under_way = 0
-        # The rings of the `reference` profile are not moved, nor are weights of another form.
-        self._rule = "" if runner.cache.judges_sinks or runner.is_fp8 else rule
+        # The rings of the `reference` profile are not moved, nor are weights of another form or without their base.
+        is_bound = runner.loras is not None and not runner.loras.may_move
+        self._rule = "" if runner.cache.judges_sinks or runner.is_fp8 or is_bound else rule
         self._chunks_since_look = 0
         self._pulse = Pulse(world, on_lost=self._lose)
         world.wait_until_ready(lambda: self._pulse.lost)
@@ -117,6 +119,13 @@ class Pipeline:
     def add_prompt(self, number: int, embedding: Tensor) -> None:
         self._tell_all(Tell.PROMPT, number=number, tensor=embedding)
         self.first.add_prompt(number, embedding)
+
+    def set_strengths(self, strengths: tuple[float, ...]) -> None:
+        assert not self._under_way, "weights change between micro-steps"
+        self._tell_all(Tell.STRENGTHS, json.dumps(strengths).encode())
+        self.first.set_strengths(strengths)
+        for rank in range(1, self.depth):
+            self._answer_of(rank)
 
     def send(self, order: StepOrder, latents: Tensor, side: Side) -> None:
         self._refuse_if_lost()
@@ -283,6 +292,9 @@ def serve(world: World, runner: StageRunner, parcels: Parcels, *, on_lost: Calla
                 orders.answer(_rows_had(runner, number))
             case Tell.KEEP_ROWS:
                 runner.cache.give_back_rows(number)
+            case Tell.STRENGTHS:
+                runner.set_strengths(tuple(json.loads(payload)))
+                orders.answer(0)
             case Tell.RESET:
                 clean.clear()
                 sides.clear()

@@ -74,8 +74,7 @@ def run_rank(
         torch.cuda.set_device(device)
     say("joining")
     world, plan = World.join(rank, Address.parse(master))
-    fields = plan["spec"]
-    spec = EngineSpec(**{**fields, "size_wh": tuple(fields["size_wh"])})
+    spec = EngineSpec.from_fields(plan["spec"])
     stages = StageMap(tuple(plan["counts"]), plan["decode_rank"])
     world.connect(device)
     try:

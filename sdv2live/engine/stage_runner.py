@@ -18,6 +18,7 @@ from sdv2live.engine.compile import PartStep, part_of
 from sdv2live.engine.fp8 import use_fp8
 from sdv2live.engine.kv_cache import KVCache, RowWrite
 from sdv2live.engine.lane import Lane
+from sdv2live.engine.lora import Loras
 from sdv2live.engine.model.wan_transformer import Block, Part, TextContext, TimeContext, WanTransformer
 from sdv2live.engine.noise import NoiseSource
 from sdv2live.engine.orders import DecodeOrder, NoiseKey, RowOrder, StepOrder
@@ -52,10 +53,14 @@ class StageRunner:
         noise: NoiseSource | None = None,
         compiles: bool = False,
         fp8: bool = False,
+        loras: Loras | None = None,
     ) -> None:
-        """compiles: as compile.py has it, from the first steady step on. fp8: where the device can (fp8.py)."""
+        """compiles: as compile.py has it, from the first steady step on. fp8: where the device can (fp8.py).
+
+        loras: made for this `dit`; not in its weights before `set_strengths`.
+        """
         self.dit, self.codec, self.device, self.dtype, self.compiles = dit, codec, device, dtype, compiles
-        self.size_wh = size_wh
+        self.size_wh, self.loras = size_wh, loras
         self._noise = noise or NoiseSource()
         self.clock = StageClock(device)
         self.meter = StageMeter(self.clock)
@@ -100,6 +105,20 @@ class StageRunner:
         self.cache.reset()  # where it is: what was captured knows its addresses
         self.encoding.join()
         self.decoding.join()
+
+    def set_strengths(self, strengths: tuple[float, ...], *, checks: bool = False) -> None:
+        """Put the LoRAs into the weights, each with its strength, and make anew what was kept of the old weights.
+        Between micro-steps; the cache stays. checks: as `Loras.merge_`."""
+        if self.loras is None:
+            return
+        self.loras.merge_(self.dit, strengths, checks=checks)
+        self._run_part.weights_changed()
+        self._forget_contexts()
+
+    def _forget_contexts(self) -> None:
+        self.times.clear()
+        for prompt in self.prompts.values():
+            prompt.context = None
 
     def add_prompt(self, number: int, embedding: Tensor) -> None:
         """Keep a prompt under its number for as long as orders name it. embedding: on the host."""
@@ -254,7 +273,5 @@ class StageRunner:
         """Go on with the blocks that there are now."""
         self.dit.part = part
         self.dit.join_products_()
-        self.times.clear()
-        for prompt in self.prompts.values():
-            prompt.context = None
+        self._forget_contexts()
         self.meter.forget()

@@ -195,11 +195,14 @@ class StreamEngine(Engine):
         if compiles and steps > 1:
             schedules += ["throughput"] * (steps + 1)
         width, height = self.traits.size_wh
+        loras = self.pipe.first.loras
+        strengths = loras.strengths if loras is not None else ()
         for number, schedule in enumerate(schedules):
             if compiles:
                 say(f"compiling ({number + 1} of {len(schedules)})")
             frames = np.full((self.frames_wanted, height, width, 3), 128, dtype=np.uint8)
-            self.submit(Chunk(number, frames), ChunkSettings(steps=(600, 300), steps_count=steps, schedule=schedule))
+            settings = ChunkSettings(steps=(600, 300), steps_count=steps, schedule=schedule, lora_strengths=strengths)
+            self.submit(Chunk(number, frames), settings)
             self.poll()
         self.flush()
 
@@ -220,6 +223,12 @@ class StreamEngine(Engine):
     def reports(self) -> list[dict[str, Any]]:
         """How each of several ranks is doing; empty for one."""
         return self.pipe.reports
+
+    @property
+    def loras(self) -> list[dict[str, Any]]:
+        """Which LoRAs are in the weights, and how strong (`Loras.lines`)."""
+        loras = self.pipe.first.loras
+        return loras.lines if loras is not None else []
 
     @property
     def cache_bytes(self) -> int:
@@ -256,6 +265,9 @@ class StreamEngine(Engine):
             while state.flights:
                 self._land()
             self.pipe.move_blocks(counts)
+        if self._wants_other_strengths(settings):
+            self._drain()  # what is in flight finishes as it began
+            self._set_strengths(settings)
         item = self._enter(chunk, settings)
         if item.number == 0 or self._schedule == "latency":
             self._run_all_steps(item)
@@ -325,7 +337,13 @@ class StreamEngine(Engine):
         if not self._apart or self._apart[0] is not item:
             raise ValueError("chunks are denoised in the order in which they were encoded, each once")
         self._apart.popleft()
-        self._watched(lambda: self._take_all_steps(item))
+
+        def take() -> None:
+            if self._wants_other_strengths(item.settings):
+                self._set_strengths(item.settings)
+            self._take_all_steps(item)
+
+        self._watched(take)
 
     @torch.inference_mode()
     def decode(self, item: InFlight) -> ChunkResult:
@@ -483,6 +501,16 @@ class StreamEngine(Engine):
             self._drain()
             self._schedule = wanted
             self._step_limit.forget_the_load()
+
+    def _wants_other_strengths(self, settings: ChunkSettings) -> bool:
+        loras = self.pipe.first.loras
+        return loras is not None and loras.resolved(settings.lora_strengths) != loras.strengths
+
+    def _set_strengths(self, settings: ChunkSettings) -> None:
+        """The LoRAs as a chunk wants them, for all that comes after it too; nothing may be in flight."""
+        loras = self.pipe.first.loras
+        assert loras is not None
+        self.pipe.set_strengths(loras.resolved(settings.lora_strengths))
 
     def _run_all_steps(self, item: InFlight) -> None:
         """One chunk, its steps one after another. The opening runs on row 0 and is then copied to every row."""

@@ -21,6 +21,7 @@ from sdv2live.engine.catalogue import traits_of, window_of
 from sdv2live.engine.checkpoint import NotEnoughMemory, is_memory_full
 from sdv2live.engine.compile import chooses_compile, speed_up_vae
 from sdv2live.engine.embedding_cache import EmbeddingCache
+from sdv2live.engine.lora import Loras, open_loras
 from sdv2live.engine.memory import Footprint, check_memory, count_memory
 from sdv2live.engine.model.taehv import TAEHV, patched_state_dict
 from sdv2live.engine.model.wan_transformer import WanConfig
@@ -102,16 +103,21 @@ def wan_stage(
     # A stream that is started again is to come back: steps that were asked for live and do not fit are found out there.
     counted = replace(spec, steps_count=1) if first_epoch else spec
     check_memory(counted, sizes.dit, sizes.vae, device=device, dtype=dtype, stages=stages, rank=rank)
+    opened = open_loras(spec.lora, sizes.dit, engine=spec.name) if spec.lora else ()
+    for lora in opened if rank == 0 else ():
+        if lora.file.unused:
+            log.warning("%s", lora.file.sentence_of_unused)
     try:
         say("loading the transformer")
         tensors = open_checkpoint(files.dit) if files else None
         path = files.dit if files else Path()
         part = stages.part(rank)
         dit = part_of_transformer(sizes.dit, part, tensors, path=path, dtype=dtype, device=device, seed=RANDOM_SEED)
+        loras = Loras(opened, dit, tensors) if opened else None
         say("loading the autoencoder")
         halves = rank == 0, stages.decodes(rank)
         codec = _codec(spec, sizes.vae, files, halves, dtype=dtype, device=device)
-        return StageRunner(
+        runner = StageRunner(
             dit=dit,
             codec=codec,
             window=window_of(spec),
@@ -121,7 +127,12 @@ def wan_stage(
             new_cache=cache_of(spec.profile),
             compiles=chooses_compile(spec.compile),
             fp8=spec.fp8,
+            loras=loras,
         )
+        if loras is not None:
+            say("merging LoRAs")
+            runner.set_strengths(loras.resolved(spec.lora_strengths), checks=True)
+        return runner
     except (RuntimeError, MemoryError) as error:
         if not is_memory_full(error):
             raise

@@ -167,8 +167,8 @@ def _converted(
             "fetch a file that is not quantised."
         )
     ready = tensor.to(device=device, dtype=dtype).contiguous()
-    if not _is_finite(ready):
-        if _is_finite(tensor.to(device=device, dtype=torch.float32)):
+    if not is_finite(ready):
+        if is_finite(tensor.to(device=device, dtype=torch.float32)):
             raise UserError(
                 f"the weights {path} do not fit {_word(dtype)}: {name} has larger values; leave --precision away."
             )
@@ -176,7 +176,7 @@ def _converted(
     return ready
 
 
-def _is_finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Tensor) -> bool:
     """No NaN and no Inf. The extremes show both, are exact in every format, and need no memory of their own."""
     if tensor.numel() == 0:
         return True

@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from sdv2live import understood
 from sdv2live.engine.base import TIMINGS, Chunk, ChunkResult, ChunkSettings, EngineSpec
@@ -80,10 +80,11 @@ class Worker:
         self._slots: dict[int, int] = {}
         self._governor: ThreadGovernor | None = None
         self._reported_s = 0.0
+        self._told_loras: list[dict[str, Any]] = []
 
     def configure(self, payload: bytes) -> None:
         fields = json.loads(payload)
-        spec = EngineSpec(**{**fields["spec"], "size_wh": tuple(fields["spec"]["size_wh"])})
+        spec = EngineSpec.from_fields(fields["spec"])
         self._link.send(Message.STAGE, b"loading torch")
         import torch
 
@@ -119,6 +120,7 @@ class Worker:
         )
         epoch = engine.reset()
         self._engine = engine
+        self._tell_loras(engine)
         # What is compiled is compiled for a number of threads.
         is_free = not spec.threads and spec.ranks == 1 and not engine.pipe.first.compiles
         if is_free and choose_device(spec.device).type == "cpu":
@@ -143,6 +145,7 @@ class Worker:
                     engine.submit(Chunk(submit.chunk_id, frames), self._settings[submit.settings_version])
                     results = engine.poll()
                     self._send_results(results)
+                    self._tell_loras(engine)
                     if self._governor is not None and results:
                         self._governor.adjust(time.monotonic(), results[-1].stage_ms["chunk"] / 1000)
                 finally:
@@ -174,6 +177,12 @@ class Worker:
                 stage_ms,  # type: ignore[arg-type]
             )
             self._link.send(Message.RESULT, packed.pack())
+
+    def _tell_loras(self, engine: StreamEngine) -> None:
+        """What is in the weights, where it is something else than before."""
+        if (loras := engine.loras) != self._told_loras:
+            self._told_loras = loras
+            self._link.send(Message.LORAS, json.dumps(loras, allow_nan=False).encode())
 
     def _report(self, engine: StreamEngine) -> None:
         """Of several ranks, now and then, how each is doing."""

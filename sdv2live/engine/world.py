@@ -53,6 +53,7 @@ class Tell(IntEnum):
     BLOCKS = 6
     NOTHING = 7
     END = 8
+    STRENGTHS = 9
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,7 +173,7 @@ def test_every_row_answers_a_question(registry: Registry, peer: Peer, question: 
                     assert values == [int(value)] and type(values[0]) is int  # type: ignore[call-overload]
                 case Kind.FLOAT:
                     assert values == pytest.approx([value]) and type(values[0]) is float
-                case Kind.MIX:
+                case Kind.MIX | Kind.FLOATS:
                     assert values == [None]
                 case Kind.INTS:
                     assert values == [700]

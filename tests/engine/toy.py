@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineTraits
 from sdv2live.engine.kv_cache import KVCache
+from sdv2live.engine.lora import Loras
 from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
 from sdv2live.engine.noise import NoiseSource
 from sdv2live.engine.pipe import LocalPipe
@@ -81,13 +82,21 @@ def toy_engine(
     new_cache: Callable[..., KVCache] = KVCache,
     compiles: bool = False,
     codec: SumCodec | None = None,
+    loras_of: Callable[[WanTransformer], Loras | None] = lambda _: None,
 ) -> StreamEngine:
     traits = EngineTraits("toy", SIZE_WH, first_chunk_frames=4, chunk_frames=4, defaults={})
     window = window or Window(capacity=4, sinks=1)
+    dit = drawn_(WanTransformer(SMALL))
     return StreamEngine(
         traits=traits,
         pipe=one_stage(
-            drawn_(WanTransformer(SMALL)), codec or SumCodec(), window, SIZE_WH, new_cache=new_cache, compiles=compiles
+            dit,
+            codec or SumCodec(),
+            window,
+            SIZE_WH,
+            new_cache=new_cache,
+            compiles=compiles,
+            loras=loras_of(dit),
         ),
         prompts=PromptMixer(Direct(toy_prompt)),
         window=window,
@@ -105,6 +114,7 @@ def one_stage(
     new_cache: Callable[..., KVCache] = KVCache,
     noise: NoiseSource | None = None,
     compiles: bool = False,
+    loras: Loras | None = None,
 ) -> LocalPipe:
     """The whole model in this process, in float32."""
     runner = StageRunner(
@@ -117,6 +127,7 @@ def one_stage(
         new_cache=new_cache,
         noise=noise,
         compiles=compiles,
+        loras=loras,
     )
     return LocalPipe([runner])
 

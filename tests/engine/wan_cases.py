@@ -31,14 +31,14 @@ TEXT_FILE, TOKENIZER = "models_t5_umt5-xxl-enc-bf16.pth", "google/umt5-xxl"
 SIZES_FILE = "sdv2live.json"
 
 
-def write_weights(folder: Path) -> Path:
+def write_weights(folder: Path, dit_config: WanConfig = SMALL_DIT) -> Path:
     """A Wan engine's folder in the released layout, small, with drawn weights of which every file is whole.
 
     The sizes stand in sdv2live.json; TAEHV has only one size, and its first grow layer has room for two frames, as
     the released file's.
     """
     (folder / DIT_FILE).parent.mkdir(parents=True)
-    dit = _drawn(WanTransformer(SMALL_DIT), seed=1)
+    dit = _drawn(WanTransformer(dit_config), seed=1)
     torch.save({"generator": {f"model.{name}": tensor for name, tensor in dit.items()}}, folder / DIT_FILE)
     torch.save(_drawn(WanVAE(SMALL_VAE), seed=2), folder / VAE_FILE)
     taehv = _drawn(TAEHV(), seed=3, dtype=torch.float16)
@@ -52,7 +52,7 @@ def write_weights(folder: Path) -> Path:
     (folder / TOKENIZER).parent.mkdir()
     write_tokenizer(folder / TOKENIZER)
     fixed = ("in_dim", "out_dim")
-    dit_sizes = {name: size for name, size in asdict(SMALL_DIT).items() if name not in fixed}
+    dit_sizes = {name: size for name, size in asdict(dit_config).items() if name not in fixed}
     sizes = {"dit": dit_sizes, "vae": {"base_dim": SMALL_VAE.base_dim}, "text": asdict(SMALL_TEXT)}
     (folder / SIZES_FILE).write_text(json.dumps(sizes))
     return folder

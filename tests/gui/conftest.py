@@ -47,6 +47,7 @@ STATUS = LiveStatus(
     memory_bytes=500 << 20,
     osc_port=9000,
     ranks=(),
+    loras=(),
     understood=(),
     not_understood="",
     problems=(),

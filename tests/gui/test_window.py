@@ -62,6 +62,8 @@ SAMPLES: dict[str, tuple[object, object]] = {
     "engine.size": ((512, 288), "512x288"),
     "input.filters": ("blur:2", None),
     "source.rate": (12.0, 12.0),
+    "lora.strengths": ((0.5, -1.0), "0.5, -1.0"),
+    "engine.lora": ((("/looks/ink.safetensors", 0.8), ("b", 1.0)), "/looks/ink.safetensors:0.8; b"),
 }
 
 

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from sdv2live import bootstrap, pip_runner, torch_build
+from tests.unit.start_files import ROOT, copy_start_files
 
-ROOT = Path(__file__).resolve().parents[2]
 LIVE = {"torch", "numpy", "einops", "safetensors", "cv2", "av"}
 ENGINE = {"torch", "numpy", "einops", "safetensors"}
 only_posix = pytest.mark.skipif(sys.platform == "win32", reason="needs programs that are scripts")
@@ -37,27 +37,13 @@ def run_bare(
 
 def copy_package(folder: Path) -> Path:
     """The files of a start, copied, with a command line that says where it runs."""
-    package = folder / "sdv2live"
-    package.mkdir(parents=True)
-    for name in (
-        "__init__",
-        "__main__",
-        "bootstrap",
-        "installer",
-        "pip_runner",
-        "torch_build",
-        "paths",
-        "errors",
-        "file_lock",
-    ):
-        shutil.copy(ROOT / "sdv2live" / f"{name}.py", package)
-    (package / "cli.py").write_text(
+    return copy_start_files(
+        folder,
         "import os, sys\n"
         "def main(argv):\n"
         "    print('runs in', sys.prefix, argv, os.environ.get('SDV2LIVE_BOOTSTRAP'))\n"
-        "    return 7\n"
+        "    return 7\n",
     )
-    return folder
 
 
 # ---- what a command line needs ----

@@ -18,19 +18,8 @@ import pytest
 
 from sdv2live import installer
 from sdv2live.errors import UserError
+from tests.unit.start_files import ROOT, copy_start_files
 
-ROOT = Path(__file__).resolve().parents[2]
-START_FILES = (
-    "__init__",
-    "__main__",
-    "bootstrap",
-    "installer",
-    "pip_runner",
-    "torch_build",
-    "paths",
-    "errors",
-    "file_lock",
-)
 PINS = {"torch": "2.13.0", "numpy": "1.0", "einops": "1.0", "safetensors": "1.0"}
 PACKAGES = {"numpy": "numpy", "einops": "einops"}
 
@@ -320,13 +309,11 @@ def write_wheel(folder: Path, name: str, version: str) -> Path:
 def test_a_first_start_that_fails_and_all_that_follow(tmp_path: Path) -> None:
     """Broken wheel -> one sentence; again -> clean and done; again -> at once; a module lost -> only that."""
     root, wheels = tmp_path / "checkout", tmp_path / "wheels"
-    (root / "sdv2live").mkdir(parents=True)
     wheels.mkdir()
-    for name in START_FILES:
-        shutil.copy(ROOT / "sdv2live" / f"{name}.py", root / "sdv2live")
-    (root / "sdv2live" / "cli.py").write_text(
+    copy_start_files(
+        root,
         "import os, sys, einops\n"
-        "def main(argv):\n    print(sys.prefix, argv, os.environ.get('SDV2LIVE_BOOTSTRAP'))\n    return 7\n"
+        "def main(argv):\n    print(sys.prefix, argv, os.environ.get('SDV2LIVE_BOOTSTRAP'))\n    return 7\n",
     )
     write_pins(root, PINS)
     for name, version in PINS.items():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import threading
 
 import pytest
 
+from sdv2live import weighted_files
 from sdv2live.errors import UserError
 from sdv2live.parameters import TABLE, InvalidValue, Kind, coerce, range_text
 from sdv2live.registry import Change, Registry
@@ -143,6 +145,44 @@ def test_a_user_value_survives_a_change_of_engine(registry: Registry) -> None:
     registry.set("noise.max", 0.55, origin="gui")
     registry.apply_engine_defaults({"noise.max": 0.8, "noise.min": 0.5})
     assert registry.get("noise.max") == 0.55
+
+
+def test_numbers_in_any_order_come_as_one_or_several(registry: Registry) -> None:
+    for given in ((0.5, -1), [0.5, -1.0], "0.5, -1", ["0.5", "-1"]):
+        assert registry.set("lora.strengths", given, origin="osc").value == (0.5, -1.0)
+    assert registry.set("lora.strengths", 0.25, origin="osc").value == (0.25,)
+    result = registry.set("lora.strengths", (9.0, 0.1), origin="osc")
+    assert (result.status, result.value) == ("clamped", (4.0, 0.1)) and "-4 to 4" in result.reason
+    for bad in ((0.5, math.nan), (0.1,) * 9, "strong", {"a": 1}):
+        assert registry.set("lora.strengths", bad, origin="osc").status == "rejected"
+    assert registry.set("lora.strengths", None, origin="osc").value == ()
+
+
+FILES = {
+    "a.safetensors": (("a.safetensors", 1.0),),
+    "a.safetensors:0.8; two  words.safetensors": (("a.safetensors", 0.8), ("two  words.safetensors", 1.0)),
+    "C:\\looks\\a.safetensors:-1.5": (("C:\\looks\\a.safetensors", -1.5),),
+    "C:\\looks\\a.safetensors": (("C:\\looks\\a.safetensors", 1.0),),
+    "": (),
+}
+
+
+@pytest.mark.parametrize("text", FILES)
+def test_files_with_weights_are_read_and_spelled(registry: Registry, text: str) -> None:
+    files = FILES[text]
+    assert registry.set("engine.lora", text, origin="gui").value == files
+    for again in (json.loads(json.dumps(files)), [weighted_files.spelled(file) for file in files]):
+        registry.set_strictly([("engine.lora", again)], origin="cli")
+        assert registry.get("engine.lora") == files
+    odd = ("ends:2", 1.0)  # a name that reads like a weight keeps it
+    assert weighted_files.read(weighted_files.spelled(odd)) == odd
+
+
+@pytest.mark.parametrize("bad", [5, ["a", 5], [["a", "b", "c"]], ["a:nan"], ["a:inf"], ["a\nb"], [["", 1]], ["a"] * 9])
+def test_what_names_no_file_is_refused(registry: Registry, bad: object) -> None:
+    result = registry.set("engine.lora", bad, origin="gui")
+    assert result.status == "rejected" and result.reason and registry.get("engine.lora") == ()
+    assert registry.set("engine.lora", ["a:9"], origin="gui").status == "clamped"
 
 
 def test_texts_are_one_clean_line(registry: Registry) -> None:
