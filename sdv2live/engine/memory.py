@@ -123,6 +123,58 @@ def count_share(
     return Footprint(weights, caches, whole.working)
 
 
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """needed: bytes that an engine takes; room: what it may take of what is free, None where nobody knows that.
+    smaller: flags that would fit instead, the least loss first."""
+
+    needed: int
+    room: int | None
+    smaller: tuple[str, ...] = ()
+
+    @property
+    def is_there(self) -> bool:
+        return self.room is None or self.needed <= self.room
+
+    @property
+    def advice(self) -> str:
+        words = " or ".join(self.smaller)
+        return f"{words} would fit" if words else "nothing smaller of it fits: take a smaller engine"
+
+
+def fit_of(
+    spec: EngineSpec,
+    dit: WanConfig,
+    vae: WanVaeConfig,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    stages: StageMap | None = None,
+    rank: int = 0,
+) -> Fit:
+    """Whether the engine fits into what is free on `device` now, and what of it would.
+
+    stages: of several ranks; then the share of `rank` is counted.
+    """
+    free = free_bytes(device)
+    margin = GPU_MARGIN_BYTES if device.type == "cuda" else CPU_MARGIN_BYTES
+    room = None if free is None else free - margin
+
+    def need(candidate: EngineSpec) -> int:
+        candidate_dtype = dtype if candidate.precision == spec.precision else DTYPES[candidate.precision]
+        whole = count_memory(candidate, dit, vae, dtype=candidate_dtype)
+        if stages is None or stages.ranks == 1:
+            return whole.total
+        return count_share(whole, candidate, dit, vae, dtype=candidate_dtype, stages=stages, rank=rank).total
+
+    needed = need(spec)
+    if room is None or needed <= room:
+        return Fit(needed, room)
+    native = choose_dtype("auto", device)
+    fitting = (words for words, candidate in smaller_specs(spec, dtype, native) if need(candidate) <= room)
+    return Fit(needed, room, tuple(islice(fitting, 2)))
+
+
 def check_memory(
     spec: EngineSpec,
     dit: WanConfig,
@@ -135,32 +187,18 @@ def check_memory(
 ) -> None:
     """Raise UserError, with settings that fit, for an engine that is larger than what is free on `device`.
 
-    stages: of several ranks; then the share of `rank` is counted.
+    stages, rank: as in `fit_of`.
     """
-    free = free_bytes(device)
-    if free is None:
+    if free_bytes(device) is None:
+        return  # counting takes its time
+    fit = fit_of(spec, dit, vae, device=device, dtype=dtype, stages=stages, rank=rank)
+    log.info("memory: %s takes %.1f GB, %.1f GB may be taken", spec.name, fit.needed / _GB, (fit.room or 0) / _GB)
+    if fit.is_there:
         return
-    room = free - (GPU_MARGIN_BYTES if device.type == "cuda" else CPU_MARGIN_BYTES)
-
-    def need(candidate: EngineSpec) -> int:
-        candidate_dtype = dtype if candidate.precision == spec.precision else DTYPES[candidate.precision]
-        whole = count_memory(candidate, dit, vae, dtype=candidate_dtype)
-        if stages is None or stages.ranks == 1:
-            return whole.total
-        return count_share(whole, candidate, dit, vae, dtype=candidate_dtype, stages=stages, rank=rank).total
-
-    needed = need(spec)
-    log.info("memory: %s takes %.1f GB, %.1f GB are free", spec.name, needed / _GB, free / _GB)
-    if needed <= room:
-        return
-    native = choose_dtype("auto", device)
-    fitting = (words for words, candidate in smaller_specs(spec, dtype, native) if need(candidate) <= room)
-    fits = list(islice(fitting, 2))
-    advice = " or ".join(fits) + " would fit" if fits else "nothing smaller of it fits: take a smaller engine"
     width, height = spec.size_wh
     raise UserError(
         f"{spec.name} at {width}x{height} with {spec.steps_count} steps and --vae {spec.vae} needs "
-        f"{needed / _GB:.1f} GB and {max(room, 0) / _GB:.1f} GB are free on {device}: {advice}."
+        f"{fit.needed / _GB:.1f} GB and {max(fit.room or 0, 0) / _GB:.1f} GB are free on {device}: {fit.advice}."
     )
 
 
