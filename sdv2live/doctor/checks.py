@@ -52,7 +52,7 @@ CHECKS = (
     Check("window", "machine:window", USUAL_S, "the display", "see whether the display still answers"),
     Check("OSC", "ends:osc", QUICK_S, "the OSC port", _AGAIN),
     Check("torch", "engines:torch_and_cuda", LONG_S, "torch, which may take a while the first time", _DRIVER),
-    Check("GPU", "engines:gpu", USUAL_S, "the GPU", _DRIVER),
+    Check("GPU", "machine:gpu", USUAL_S, "the GPU", _DRIVER),
     Check("processor", "engines:processor", QUICK_S, "the processor", _AGAIN),
     Check("memory", "engines:memory", QUICK_S, "the memory", _AGAIN),
     Check("attention", "engines:attention", USUAL_S, "the attention kernels", _DRIVER),

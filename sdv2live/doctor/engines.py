@@ -55,32 +55,6 @@ def cudnn_text(number: int) -> str:
     return f"{major}.{rest // 100}.{rest % 100}"
 
 
-def gpu() -> Finding:
-    """NVIDIA's GPUs, their driver, and what torch says of them."""
-    found, notes = report(())
-    if not found["gpus"]:
-        # The tool that is missing is a fact; the one that does not answer is a fault.
-        state = State.OK if "no nvidia-smi" in notes["gpus"] else State.FAIL
-        sentence = notes["gpus"].rstrip(".")
-        return finding("GPU", sentence, state) if state is State.FAIL else Finding("GPU", state, sentence)
-    from sdv2live.engine.hardware import gpus
-
-    usable = gpus()
-    if not usable:
-        names = ", ".join(f"{one['name']}, driver {one['driver']}" for one in found["gpus"])
-        return Finding("GPU", State.FAIL, f"{names}: torch cannot use it", "see the line of torch")
-    driver = found["gpus"][0]["driver"]
-    words = [
-        f"{each.name}, compute capability {each.capability[0]}.{each.capability[1]}, {size_text(each.free_bytes)} of "
-        f"{size_text(each.total_bytes)} free"
-        for each in usable
-    ]
-    if any(each.free_bytes < each.total_bytes / 2 for each in usable):
-        remedy = "see in nvidia-smi which other programs have taken its memory"
-        return Finding("GPU", State.WARN, f"{'; '.join(words)}; driver {driver}", remedy)
-    return Finding("GPU", State.OK, f"{'; '.join(words)}; driver {driver}")
-
-
 def processor() -> Finding:
     """What it multiplies fast, and how the engine computes on it."""
     from sdv2live.engine import hardware

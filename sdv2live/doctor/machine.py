@@ -1,6 +1,6 @@
-"""The doctor's checks of what everything stands on: Python, packages, system, window, drives. Standard library alone.
+"""The doctor's checks of what everything stands on: Python, packages, system, GPU, window, drives.
 
-Each check returns one Finding and lets nothing else out that can be foreseen.
+Standard library alone: they are made where nothing is installed, too. Each returns one Finding.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from sdv2live.bootstrap import NEEDS_OF_COMMAND, missing_modules, package_of
+from sdv2live.devices import report
 from sdv2live.doctor.finding import Finding, State, finding
 from sdv2live.errors import UserError, one_line
 from sdv2live.models.manifest import GB, size_text
@@ -97,6 +98,34 @@ def window() -> Finding:
     except UserError as error:
         return finding("window", str(error), State.FAIL)
     return Finding("window", State.OK, f"PySide6 {_text_version('PySide6-Essentials')} on {_display()}")
+
+
+def gpu() -> Finding:
+    """NVIDIA's GPUs, their driver, and what torch says of them."""
+    found, notes = report(())
+    if not found["gpus"]:
+        # The tool that is missing is a fact; the one that does not answer is a fault.
+        state = State.OK if "no nvidia-smi" in notes["gpus"] else State.FAIL
+        sentence = notes["gpus"].rstrip(".")
+        return finding("GPU", sentence, state) if state is State.FAIL else Finding("GPU", state, sentence)
+    names = ", ".join(f"{one['name']}, driver {one['driver']}" for one in found["gpus"])
+    try:
+        from sdv2live.engine.hardware import gpus
+    except ImportError:
+        return Finding("GPU", State.OK, names)  # torch is missing, which another line says
+    usable = gpus()
+    if not usable:
+        return Finding("GPU", State.FAIL, f"{names}: torch cannot use it", "see the line of torch")
+    driver = found["gpus"][0]["driver"]
+    words = [
+        f"{each.name}, compute capability {each.capability[0]}.{each.capability[1]}, {size_text(each.free_bytes)} of "
+        f"{size_text(each.total_bytes)} free"
+        for each in usable
+    ]
+    if any(each.free_bytes < each.total_bytes / 2 for each in usable):
+        remedy = "see in nvidia-smi which other programs have taken its memory"
+        return Finding("GPU", State.WARN, f"{'; '.join(words)}; driver {driver}", remedy)
+    return Finding("GPU", State.OK, f"{'; '.join(words)}; driver {driver}")
 
 
 def disk() -> Finding:
