@@ -6,21 +6,20 @@ since it would take the camera and the engine's memory; it goes on afterwards.
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Callable, Sequence
 
 from PySide6.QtCore import QProcess, Qt
-from PySide6.QtGui import QBrush, QColor, QGuiApplication, QKeySequence, QShortcut
+from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import (
     QDialog,
     QHBoxLayout,
-    QHeaderView,
     QLabel,
     QProgressBar,
     QPushButton,
     QSpinBox,
-    QTreeWidget,
-    QTreeWidgetItem,
+    QTextBrowser,
     QVBoxLayout,
     QWidget,
 )
@@ -29,9 +28,7 @@ from gui import theme
 from gui.own_process import PROGRAM, own_process
 from sdv2live.doctor.finding import Finding, State, as_text
 
-COLUMNS = ("", "What", "Found", "What to do")
 _COLOURS = {State.OK: theme.GOOD, State.WARN: theme.WARN, State.FAIL: theme.BAD}
-NAME_WIDTH, TEXT_WIDTH = 130, 430
 SECONDS = (5, 3600)
 DEFAULT_SECONDS = 60
 
@@ -59,16 +56,9 @@ class DoctorDialog(QDialog):
         self.findings: list[Finding] = []
         self._verdict = ""
         self.setWindowTitle("What works here")
-        self.resize(980, 560)
-        self.tree = QTreeWidget()
-        self.tree.setHeaderLabels(list(COLUMNS))
-        self.tree.setAccessibleName("What was found")
-        self.tree.setRootIsDecorated(False)
-        self.tree.setWordWrap(True)
-        self.tree.setTextElideMode(Qt.TextElideMode.ElideNone)
-        self.tree.setColumnWidth(1, NAME_WIDTH)
-        self.tree.setColumnWidth(2, TEXT_WIDTH)
-        self.tree.header().setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
+        self.resize(980, 680)
+        self.page = QTextBrowser()  # a table of it wraps its lines, and can be marked and read out
+        self.page.setAccessibleName("What was found")
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.bar.hide()
@@ -87,17 +77,16 @@ class DoctorDialog(QDialog):
         self.seconds.setSuffix(" s")
         self.seconds.setAccessibleName("Seconds of a rehearsal")
         self.cancel_button = self._button("&Cancel", self.cancel, "Stop looking")
-        self.copy_button = self._button("Cop&y as text", self.copy, "For a message to somebody who helps (Ctrl+C)")
+        self.copy_button = self._button("Cop&y as text", self.copy, "For a message to somebody who helps")
         close = self._button("Close", self.close, "It goes on while it is closed")
-        QShortcut(QKeySequence.StandardKey.Copy, self, self.copy)
         line = QHBoxLayout()
         for part in (self.look_button, self.rehearse_button, self.seconds, self.cancel_button, self.copy_button):
             line.addWidget(part)
         line.addStretch(1)
         line.addWidget(close)
         layout = QVBoxLayout(self)
-        for each in (self.tree, self.bar, self.words):
-            layout.addWidget(each, 1 if each is self.tree else 0)
+        for each in (self.page, self.bar, self.words):
+            layout.addWidget(each, 1 if each is self.page else 0)
         layout.addLayout(line)
         self._enable()
 
@@ -149,7 +138,7 @@ class DoctorDialog(QDialog):
         if self._process is not None:
             return
         self.findings, self._verdict, self._rest, self._is_cancelled = [], "", b"", False
-        self.tree.clear()
+        self.page.clear()
         process = self._process = own_process(self)
         process.readyReadStandardOutput.connect(self._read)
         process.readyReadStandardError.connect(self._hear)
@@ -175,13 +164,8 @@ class DoctorDialog(QDialog):
 
     def _add(self, found: Finding) -> None:
         self.findings.append(found)
-        item = QTreeWidgetItem([found.state.value, found.name, found.text, found.remedy])
-        item.setForeground(0, QBrush(QColor(_COLOURS[found.state])))
-        for column in range(len(COLUMNS)):
-            item.setTextAlignment(column, Qt.AlignmentFlag.AlignTop)
-            item.setToolTip(column, found.text)
-        self.tree.addTopLevelItem(item)
-        self.tree.scrollToItem(item)
+        self.page.setHtml(f"<table cellpadding='4'>{''.join(map(_row, self.findings))}</table>")
+        self.page.verticalScrollBar().setValue(self.page.verticalScrollBar().maximum())
         self._enable()
 
     def _hear(self) -> None:
@@ -222,3 +206,12 @@ class DoctorDialog(QDialog):
             part.setEnabled(not self.is_looking)
         self.cancel_button.setEnabled(self.is_looking)
         self.copy_button.setEnabled(bool(self.findings))
+
+
+def _row(found: Finding) -> str:
+    """A row of the table; what came from outside is text there and no markup."""
+    remedy = f"<br><span style='color:{theme.QUIET}'>{html.escape(found.remedy)}</span>" if found.remedy else ""
+    return (
+        f"<tr><td style='color:{_COLOURS[found.state]}'>{found.state.value}</td>"
+        f"<td style='white-space:nowrap'>{html.escape(found.name)}</td><td>{html.escape(found.text)}{remedy}</td></tr>"
+    )

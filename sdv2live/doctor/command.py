@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from sdv2live.doctor.checks import CHECKS, Check
 from sdv2live.doctor.examination import examine
 from sdv2live.doctor.finding import Report, State, finding
 from sdv2live.errors import UserError, one_line
@@ -21,6 +22,7 @@ MakeRegistry = Callable[[argparse.Namespace], tuple[Registry, list[str]]]
 
 def add_flags(parser: argparse.ArgumentParser, seconds: Callable[[str], float]) -> None:
     """Those of its own; the parameters' come from the table."""
+    parser.add_argument("checks", metavar="CHECK", nargs="*", help="look at these lines alone, such as OSC or cameras")
     parser.add_argument("--json", action="store_true", help="as JSON, for programs: a line for each finding")
     parser.add_argument(
         "--soak",
@@ -44,15 +46,28 @@ def run(options: argparse.Namespace, make_registry: MakeRegistry) -> int:
 
     if options.soak is not None:
         return _soak(options, make_registry, write, waiting)
+    checks = _chosen(options.checks)
     report = Report(write, as_json=options.json)
     try:
-        with contextlib.closing(examine(say=lambda check: waiting.show(f"looking at {check.looks_at}"))) as findings:
+        with contextlib.closing(
+            examine(checks, say=lambda check: waiting.show(f"looking at {check.looks_at}"))
+        ) as findings:
             for found in findings:
                 report.add(found)
     except KeyboardInterrupt:
         report.end(is_whole=False)
         raise
     return report.end()
+
+
+def _chosen(names: Sequence[str]) -> list[Check]:
+    """The checks of these names, in their own order; all where there are no names. Raises UserError."""
+    wanted = {name.casefold() for name in names}
+    known = {check.name.casefold() for check in CHECKS}
+    if unknown := sorted(wanted - known):
+        listed = ", ".join(repr(check.name) if " " in check.name else check.name for check in CHECKS)
+        raise UserError(f"the doctor has no check {unknown[0][:40]!r}: choose from {listed}.")
+    return [check for check in CHECKS if not wanted or check.name.casefold() in wanted]
 
 
 def _soak(
@@ -62,6 +77,8 @@ def _soak(
     from sdv2live.doctor.soak import cap_of, rehearse
     from sdv2live.doctor.soak_limits import SHORTEST_S, judged
 
+    if options.checks:
+        raise UserError("--soak rehearses the whole chain: leave the names of checks away.")
     if options.soak < SHORTEST_S:
         raise UserError(f"--soak {options.soak:g} is too short to judge: give {SHORTEST_S:g} seconds or more.")
     registry, given = make_registry(options)

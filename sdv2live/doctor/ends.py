@@ -17,6 +17,7 @@ from sdv2live.capture.base import Source
 from sdv2live.capture.cameras import list_cameras, no_camera_sentence
 from sdv2live.capture.cards import card
 from sdv2live.capture.select import open_source
+from sdv2live.capture.webcam import Webcam
 from sdv2live.clock import MonotonicClock
 from sdv2live.devices import report
 from sdv2live.doctor.finding import Finding, State, finding
@@ -37,7 +38,7 @@ def cameras() -> Finding:
     words, troubles = [], []
     for camera in found[:MOST_CAMERAS]:
         try:
-            words.append(f"{camera.name} gives {first_frame(open_source(f'camera:{camera.id}', loop=False))}")
+            words.append(f"{camera.name} gives {first_frame(Webcam(camera.id, cameras=lambda: found))}")
         except UserError as error:
             trouble = finding("cameras", str(error))
             words.append(trouble.text)
