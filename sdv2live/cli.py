@@ -185,6 +185,9 @@ def _registry(options: argparse.Namespace, last: LastSession | None = None) -> t
 
     if last is not None:
         last.apply_engine(registry)
+    from sdv2live.auto.measuring import begin
+
+    begin(registry)
     engine_spec(registry)  # brings the engine's defaults, which ranges such as steps.count depend on
     if getattr(options, "preset", None):
         from sdv2live.presets import apply_preset
@@ -210,6 +213,9 @@ def _live(options: argparse.Namespace) -> int:
     if not specs and not options.headless:
         specs, seconds = _demo(seconds)
     _check_files(str(registry.get("source.name") or ""), specs or [], options.json)
+    from sdv2live.auto.measuring import prepare
+
+    prepare(registry, source=str(registry.get("source.name") or "clip"), say=_show)
     outputs = [make_output(spec, overwrite=options.overwrite) for spec in specs or ["null"]]
     code = run_live(
         registry,
@@ -226,6 +232,10 @@ def _live(options: argparse.Namespace) -> int:
         if path is not None and path.exists():
             print(f"written: {path}")
     return code
+
+
+def _show(words: str) -> None:
+    print(f"sdv2live: {words}", file=sys.stderr, flush=True)
 
 
 def _has_display() -> bool:

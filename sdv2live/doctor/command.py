@@ -74,6 +74,7 @@ def _soak(
     options: argparse.Namespace, make_registry: MakeRegistry, write: Callable[[str], None], waiting: _Waiting
 ) -> int:
     from bridges.select import make_output
+    from sdv2live.auto.measuring import prepare
     from sdv2live.doctor.soak import cap_of, rehearse
     from sdv2live.doctor.soak_limits import SHORTEST_S, judged
 
@@ -85,6 +86,7 @@ def _soak(
     outputs = [make_output(spec) for spec in options.output or []]
     report = Report(write, as_json=options.json)
     try:
+        prepare(registry, source=str(registry.get("source.name") or "clip"), say=waiting.show)
         code, watch = rehearse(
             registry,
             seconds=options.soak,

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
-from sdv2live.engine.catalogue import smallest_window, traits_of, window_of
+from sdv2live.engine.catalogue import smaller_sizes, smallest_window, traits_of, window_of
 from sdv2live.engine.host_memory import free_bytes
 from sdv2live.engine.model.attention import SelfAttention
 from sdv2live.engine.model.wan_transformer import Part, TextContext, TimeContext, WanConfig, WanTransformer
@@ -46,8 +46,6 @@ GPU_MARGIN_BYTES = 800 * 2**20  # CUDA's context, cuDNN's workspace and what an 
 CPU_MARGIN_BYTES = 500 * 2**20
 _GB = 1e9
 SHORTEST_WINDOW = 4  # latent frames that are offered: fewer leave next to nothing to look back at
-SMALLEST_PIXELS = 384 * 224  # the same of a picture
-SIZE_THIRTEENTHS = (10, 8, 6, 5, 4, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,16 +245,6 @@ def _less_of(spec: EngineSpec) -> list[tuple[str, EngineSpec]]:
     if words:
         found += [(" ".join([*words, f"--size {w}x{h}"]), replace(smallest, size_wh=(w, h))) for w, h in sizes]
     return found
-
-
-def smaller_sizes(size_wh: tuple[int, int]) -> list[tuple[int, int]]:
-    """Sizes of about the same shape, in falling order: 640x368, 512x288 and 384x224 for 832x480."""
-    sizes: list[tuple[int, int]] = []
-    for thirteenths in SIZE_THIRTEENTHS:
-        width, height = (max(1, round(side * thirteenths / 13 / 16)) * 16 for side in size_wh)
-        if width * height >= SMALLEST_PIXELS and (width, height) not in sizes:
-            sizes.append((width, height))
-    return sizes
 
 
 def _name_of(dtype: torch.dtype) -> str:
