@@ -75,6 +75,11 @@ class VirtualCamera(Output):
         return cls(device=rest, size_wh=size_wh)
 
     @property
+    def device(self) -> str:
+        """What was opened, as other programs see it; '' while it is closed."""
+        return str(self._camera.device) if self._camera is not None else ""
+
+    @property
     def is_watched(self) -> bool | None:
         """Some program takes pictures now; None where the device does not tell."""
         return self._is_watched

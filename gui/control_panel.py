@@ -111,6 +111,9 @@ class ControlPanel(QScrollArea):
             self.files = QPushButton("Engine files\u2026")
             self.files.setToolTip("What the Wan engines need: see, fetch and remove it (F12)")
             body.layout().addWidget(self.files, len(rows) + 1, 0, 1, 2)  # type: ignore[union-attr, call-arg]
+            self.doctor = QPushButton("What works here\u2026")
+            self.doctor.setToolTip("Try what a show needs, and rehearse one (Ctrl+D)")
+            body.layout().addWidget(self.doctor, len(rows) + 2, 0, 1, 2)  # type: ignore[union-attr, call-arg]
         self._layout.addWidget(body)
 
     def _rows(self, names: Iterable[str]) -> QWidget:

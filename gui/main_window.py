@@ -25,6 +25,7 @@ from PySide6.QtWidgets import (
 )
 
 from gui.control_panel import ControlPanel
+from gui.doctor_dialog import DoctorDialog
 from gui.live import Knobs, Live
 from gui.models_dialog import ModelsDialog
 from gui.notice import Notice
@@ -32,7 +33,9 @@ from gui.preview import Preview, View
 from gui.screen_capture import hide_from_captures
 from gui.status_line import StatusLine
 from gui.undo import Undo
+from sdv2live.doctor.flags import flags_of
 from sdv2live.models.store import Store
+from sdv2live.parameters import TABLE
 from sdv2live.paths import models_dir
 
 PULSE_MS = 100
@@ -54,6 +57,7 @@ KEYS = (
     *((key, doc[:1].lower() + doc[1:]) for _, _, key, doc in SWITCHES),
     ("F11", "picture alone, full screen (Escape ends it)"),
     ("F12", "the Wan engines' files: see, fetch, remove"),
+    ("Ctrl+D", "what works here, and a rehearsal of the show"),
     ("Ctrl+Shift+R", "start the stream anew"),
     ("Ctrl+R", "restart the engine"),
     ("Ctrl+Q", "quit"),
@@ -75,7 +79,9 @@ class MainWindow(QMainWindow):
         self.setStatusBar(self.status_line)
         self.undo = Undo(self.knobs)
         self.models: ModelsDialog | None = None
+        self.doctor: DoctorDialog | None = None
         self.panel.files.clicked.connect(self.show_models)
+        self.panel.doctor.clicked.connect(self.show_doctor)
         self._recorded: object = None
         self._was_maximised = False
         left = QWidget()
@@ -175,6 +181,7 @@ class MainWindow(QMainWindow):
         key("F5", self.toggle_running)
         key("F11", self.toggle_full_screen)
         key("F12", self.show_models)
+        key("Ctrl+D", self.show_doctor)
         key("Ctrl+L", self.panel.prompt.setFocus)
         key("Ctrl+S", self.panel.looks.save_as)
         key("Ctrl+R", lambda: self.knobs.set("engine.restart", 1))
@@ -209,6 +216,13 @@ class MainWindow(QMainWindow):
             self.models = ModelsDialog(Store(models_dir()), self)
         self.models.show()
         self.models.raise_()
+
+    def show_doctor(self) -> None:
+        """What works here, in a window of its own that goes on looking while it is closed."""
+        if self.doctor is None:
+            self.doctor = DoctorDialog(self, rehearsal=self._rehearsal, set_running=self._set_running)
+        self.doctor.show()
+        self.doctor.raise_()
 
     def beat(self) -> None:
         """Ten times a second: how is it doing?"""
@@ -260,10 +274,24 @@ class MainWindow(QMainWindow):
         self.panel.close_down()
         if self.models is not None:
             self.models.close_down()
+        if self.doctor is not None:
+            self.doctor.close_down()
         self.knobs.close()
         event.accept()
 
     # ---- inside
+
+    def _rehearsal(self) -> list[str]:
+        """The flags of this show, on the source that plays now."""
+        source = TABLE["source.name"].cli_flag
+        flags = [flag for flag in flags_of(self.knobs.registry) if not flag.startswith(f"{source}=")]
+        return [*flags, f"{source}={self.live.status().source.spec}"]
+
+    def _set_running(self, is_on: bool) -> bool:
+        """-> whether that was a change."""
+        was_on = bool(self.knobs.registry.get("stream.running"))
+        self.knobs.set("stream.running", is_on)
+        return was_on != is_on
 
     def _follow(self, names: set[str]) -> None:
         for name in names & self.switches.keys():

@@ -7,12 +7,9 @@ told to, and loses nothing by that. The folder is read, and cleaned up, in the b
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from PySide6.QtCore import QProcess, QProcessEnvironment, Qt
+from PySide6.QtCore import QProcess, Qt
 from PySide6.QtGui import QBrush, QColor, QShowEvent
 from PySide6.QtWidgets import (
     QDialog,
@@ -28,9 +25,9 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-import sdv2live
 from gui import theme
 from gui.live import Background
+from gui.own_process import PROGRAM, own_process
 from sdv2live.errors import UserError
 from sdv2live.models.command import progress_text
 from sdv2live.models.manifest import ENGINES, MODELS, size_text
@@ -38,7 +35,6 @@ from sdv2live.models.store import Found, State, Store, removed_with
 from sdv2live.progress import Reading
 
 COLUMNS = ("", "State", "Size", "Licence", "From")
-PROGRAM = (sys.executable, "-m", "sdv2live")
 WHOLE = 1000  # steps of the bar: bytes do not fit into its numbers
 _COLOURS = {State.HERE: theme.GOOD, State.BY_HAND: theme.GOOD, State.PARTLY: theme.WARN, State.DAMAGED: theme.BAD}
 _PRESENT = (State.HERE, State.BY_HAND)
@@ -118,12 +114,7 @@ class ModelsDialog(QDialog):
         if self._process is not None:
             return
         self._name, self._is_cancelled = name, False
-        process = self._process = QProcess(self)
-        environment = QProcessEnvironment.systemEnvironment()
-        # The same sdv2live as this one, wherever it was started from.
-        root = str(Path(sdv2live.__file__).parents[1])
-        environment.insert("PYTHONPATH", os.pathsep.join(filter(None, [root, environment.value("PYTHONPATH")])))
-        process.setProcessEnvironment(environment)
+        process = self._process = own_process(self)
         process.readyReadStandardOutput.connect(self._read)
         process.finished.connect(self._finished)
         process.errorOccurred.connect(self._failed)

@@ -36,8 +36,9 @@ class StatusLine(QStatusBar):
     def show_status(self, status: LiveStatus) -> None:
         width, height = status.size_wh
         where = f" on {status.device}" if status.device else ""
+        auto = "auto: " if status.choice else ""
         texts = {
-            "engine": f"{status.engine_name} {width}x{height}{where}: {status.engine_words}",
+            "engine": f"{auto}{status.engine_name} {width}x{height}{where}: {status.engine_words}",
             "fps": f"{status.new_fps:.1f} fps",
             "age": f"age {status.age_ms:.0f} ms" if status.age_ms is not None else "age -",
             "drops": (
@@ -49,9 +50,8 @@ class StatusLine(QStatusBar):
         if status.ranks:
             loads = ", ".join(f"{rank.device} {rank.busy:.0%}" for rank in status.ranks)
             texts["engine"] += f" ({len(status.ranks)} ranks: {loads})"
-        self._labels["engine"].setToolTip(
-            "\n".join((ENGINE_TIP, *map(_rank_words, status.ranks), *map(_lora_words, status.loras)))
-        )
+        words = (*map(_rank_words, status.ranks), *map(_lora_words, status.loras))
+        self._labels["engine"].setToolTip("\n".join(filter(None, (ENGINE_TIP, status.choice, *words))))
         for name, text in texts.items():
             self._labels[name].setText(text)
         self._labels["engine"].setStyleSheet(f"color: {COLOURS.get(status.engine_state, theme.QUIET)}")

@@ -23,7 +23,7 @@ from sdv2live.frames import Pixels
 from sdv2live.parameters import TABLE, When
 from sdv2live.paths import assets_dir
 from sdv2live.registry import Registry
-from sdv2live.settings import engine_spec, framing_of, settings_of
+from sdv2live.settings import engine_spec, framing_of, refuse_auto, settings_of
 
 if TYPE_CHECKING:
     from sdv2live.engine.stream import InFlight, StreamEngine
@@ -84,6 +84,7 @@ class Stream:
     def _start(self, registry: Registry) -> None:
         from sdv2live.engine.build import build_engine
 
+        refuse_auto(registry, "a stream that is asked for its pictures")
         spec = with_meeting_place(replace(engine_spec(registry), waits_for_text=True))
         if spec.threads:
             import torch

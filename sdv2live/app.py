@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -25,6 +26,7 @@ from bridges.osc_server import OscServer
 from bridges.rack import OutputRack
 from bridges.select import make_output
 from bridges.virtual_camera import CameraChoice, camera_choices
+from sdv2live.auto.measuring import check_after, choose_again, wanted_rate, wants_auto
 from sdv2live.capture.base import Source
 from sdv2live.capture.cards import RANDOM_WEIGHTS_LABEL
 from sdv2live.capture.select import SourceChoice, list_sources, open_source
@@ -59,6 +61,7 @@ NO_PICTURE_GRACE_S = 20.0
 REFUSAL_SAID_S = 20.0
 RANKS_FAILURES = 2  # ends without a picture between them, after which several ranks become one
 SAID_PROMPTS = 1000
+KNOWN_AFTER_S = 10.0  # a run that is long enough to say how fast its engine is
 ORIGIN = "app"
 
 
@@ -158,6 +161,8 @@ class LiveApp:
             engine_failure = self.supervisor.reason if self.supervisor.state is State.FAILED else ""
             peak_bytes = peak_memory_bytes([os.getpid(), *self.supervisor.engine_pids])
         self._report(summary | {"peak_memory_bytes": peak_bytes})
+        if summary["run_s"] >= KNOWN_AFTER_S:
+            check_after(self.registry, summary["chunk_ms"]["p50"])
         failure = self.session.failure or self.presenter.failure
         if failure is not None:
             raise RuntimeError("the stream ended with an error; see the log") from failure
@@ -273,6 +278,9 @@ class LiveApp:
         return "the source has ended" if source.state == "ended" else self.supervisor.stage
 
     def _before_engine_start(self) -> None:
+        playing = self.sources.playing
+        rate_fps = float(playing.info.rate_fps) if playing is not None else None
+        choose_again(self.registry, wanted_fps=wanted_rate(self.registry, rate_fps))
         self.spec = engine_spec(self.registry)
         self.presenter.show_at(self._picture_size(), self._label())
 
@@ -355,6 +363,12 @@ class LiveApp:
                 break
 
     @property
+    def choice(self) -> str:
+        """Why this engine at this size, where that was left open; '' where it was named."""
+        choice = self.registry.engine_choice
+        return choice.words if wants_auto(self.registry) and choice is not None else ""
+
+    @property
     def preview(self) -> LatestSlot[Shown]:
         return self.presenter.preview
 
@@ -402,10 +416,11 @@ class LiveApp:
             f"{self.supervisor.stage} | {summary.new_frame_rate.per_second(now_s):.1f} new fps | age {age} | "
             f"dropped {self.sources.dropped} lagged {summary.lagged} | noise {self.session.noise_scale:.2f} "
             f"motion {self.session.motion:.2f} | {self.sources.status.state}"
-        )
+        ) + (f" | {self.choice}" if self.choice else "")
         try:
             if sys.stderr.isatty():
-                sys.stderr.write(f"\r{line:<110.110}")
+                columns = max(40, shutil.get_terminal_size().columns - 1)
+                sys.stderr.write(f"\r{line:<{columns}.{columns}}")
             elif int(now_s - self._started_s) % 5 == 0:
                 sys.stderr.write(line + "\n")
             sys.stderr.flush()
@@ -447,6 +462,7 @@ class LiveApp:
             "restarts": self.supervisor.restarts,
             "bad_chunks": self.supervisor.bad_chunks,
             "engine": self.spec.name,
+            "choice": self.choice,
             "device": self.supervisor.device,
             "ranks": self.supervisor.reports,
             "loras": self.supervisor.loras,
@@ -510,6 +526,7 @@ class LiveApp:
             understood=understood,
             not_understood=sentence_of_unknown(self.spec.name, understood),
             problems=tuple(dict.fromkeys(problem for problem in problems if problem)),
+            choice=self.choice,
         )
 
     def _report(self, summary: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ from sdv2live.engine.stream import StreamEngine
 from sdv2live.errors import ChunkError, EngineDead, RankLost, UserError, one_line
 from sdv2live.paths import assets_dir
 from sdv2live.registry import Registry
-from sdv2live.settings import engine_spec, settings_of
+from sdv2live.settings import engine_spec, refuse_auto, settings_of
 from sdv2live.stats import Series
 
 WARM_CHUNKS = 3
@@ -57,6 +57,7 @@ def bench(registry: Registry, options: BenchOptions) -> int:
     """Measure, print tables, write what was asked for; -> exit code. Raises UserError."""
     if not 4 <= options.chunks <= 100_000:
         raise UserError(f"--chunks {options.chunks} is outside 4 to 100000.")
+    refuse_auto(registry, "bench")
     spec = with_meeting_place(replace(engine_spec(registry), waits_for_text=True))
     if spec.threads:
         torch.set_num_threads(spec.threads)

@@ -60,7 +60,7 @@ NEEDS_OF_COMMAND: Mapping[str, Needs] = {
     "stage": Needs(_ENGINE),
     "models": Needs((*_ENGINE, "huggingface_hub")),  # the engine's, to convert what was fetched
     "devices": Needs(("numpy", "cv2", "mss"), along=(*_CAMERAS, "pyvirtualcam")),
-    "doctor": _NOTHING,
+    "doctor": Needs(along=_LIVE),  # it says what is missing, and installs nothing
     "help": _NOTHING,
     "test": Needs(
         (
@@ -90,6 +90,8 @@ def needs_of(arguments: Sequence[str]) -> Needs:
         return _NOTHING
     if command == "models" and arguments[1:2] != ["get"]:
         return _NOTHING  # what is here can be looked at, checked and removed without
+    if command == "doctor" and any(word.partition("=")[0] == "--soak" for word in arguments):
+        return NEEDS_OF_COMMAND["live"]
     return NEEDS_OF_COMMAND.get(command, _NOTHING)
 
 
@@ -124,9 +126,16 @@ def ensure(arguments: Sequence[str]) -> None:
     guard = os.environ.pop(GUARD_VARIABLE, "")  # not for the processes that the product starts
     needs = needs_of(arguments)
     missing = missing_modules(needs.modules)
-    if not missing:
-        return
     root = checkout_root()
+    if not missing:
+        if needs.modules or not needs.along or root is None or not missing_modules(needs.along):
+            return
+        # Nothing has to be there, and where what would be of use is ready, it is used.
+        from sdv2live import installer
+
+        if guard or _is_running_in(root / ".venv") or not installer.is_ready(root, {}):
+            return
+        _go_on_in(installer.python_in(root), root, "trusted", arguments)
     try:
         if root is None:
             raise UserError(_what_to_install(missing))
@@ -135,6 +144,10 @@ def ensure(arguments: Sequence[str]) -> None:
         _give_up(str(error), 2)
     except KeyboardInterrupt:
         _give_up("the installation was stopped; start again to install what is missing.", 130)
+    _go_on_in(python, root, guard, arguments)
+
+
+def _go_on_in(python: Path, root: Path, guard: str, arguments: Sequence[str]) -> NoReturn:
     environ = {**os.environ, GUARD_VARIABLE: guard}
     # A framework build of macOS sets it, and the next Python would take itself for this one.
     environ.pop("__PYVENV_LAUNCHER__", None)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 USAGE_ERROR = 2
 DEMO_SECONDS = 20.0
-COMMANDS = ("live", "render", "evaluate", "bench", "prompt", "models", "devices", "stage")
+COMMANDS = ("live", "render", "evaluate", "bench", "prompt", "models", "devices", "doctor", "stage")
 _NOT_IN_RENDER = ("output.", "stream.", "osc.", "source.", "camera.", "record.", "schedule")
 _YET_IN_RENDER = ("source.fit", "source.mirror", "source.rotate", "output.filters")
 
@@ -127,6 +127,13 @@ def _parser() -> argparse.ArgumentParser:
     devices.add_argument("--json", action="store_true", help="as JSON, for programs")
     devices.set_defaults(run=_devices)
 
+    from sdv2live.doctor.command import add_flags as add_doctor_flags
+
+    doctor = commands.add_parser("doctor", help="say what works here, and rehearse a show", allow_abbrev=False)
+    add_doctor_flags(doctor, _seconds)
+    _add_parameters(doctor, TABLE.values())
+    doctor.set_defaults(run=_doctor)
+
     stage = commands.add_parser("stage", help="lend this machine's device to a run elsewhere", allow_abbrev=False)
     stage.add_argument("--rank", type=int, metavar="N", help="which rank this is, from 1 (default: RANK)")
     stage.add_argument("--master", metavar="HOST:PORT", help="where the run is (default: MASTER_ADDR:MASTER_PORT)")
@@ -134,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     stage.add_argument("--threads", type=int, default=0, metavar="N", help="processor threads; 0 (default): all cores")
     stage.set_defaults(run=_stage)
 
-    for command in (live, render, bench, evaluate, prompt, devices, stage):
+    for command in (live, render, bench, evaluate, prompt, devices, doctor, stage):
         command.add_argument("-v", "--verbose", action="store_true", help="say more")
     return parser
 
@@ -182,6 +189,9 @@ def _registry(options: argparse.Namespace, last: LastSession | None = None) -> t
 
     if last is not None:
         last.apply_engine(registry)
+    from sdv2live.auto.measuring import begin
+
+    begin(registry)
     engine_spec(registry)  # brings the engine's defaults, which ranges such as steps.count depend on
     if getattr(options, "preset", None):
         from sdv2live.presets import apply_preset
@@ -207,6 +217,9 @@ def _live(options: argparse.Namespace) -> int:
     if not specs and not options.headless:
         specs, seconds = _demo(seconds)
     _check_files(str(registry.get("source.name") or ""), specs or [], options.json)
+    from sdv2live.auto.measuring import prepare
+
+    prepare(registry, source=str(registry.get("source.name") or "clip"), say=_show)
     outputs = [make_output(spec, overwrite=options.overwrite) for spec in specs or ["null"]]
     code = run_live(
         registry,
@@ -223,6 +236,10 @@ def _live(options: argparse.Namespace) -> int:
         if path is not None and path.exists():
             print(f"written: {path}")
     return code
+
+
+def _show(words: str) -> None:
+    print(f"sdv2live: {words}", file=sys.stderr, flush=True)
 
 
 def _has_display() -> bool:
@@ -349,6 +366,12 @@ def _devices(options: argparse.Namespace) -> int:
     found, notes = report(camera_report())
     print(as_json(found, notes) if options.json else as_text(found, notes))
     return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from sdv2live.doctor.command import run
+
+    return run(options, _registry)
 
 
 if __name__ == "__main__":

@@ -185,8 +185,9 @@ def engine_defaults(registry: Registry) -> Mapping[str, Value]:
     """What the engine that `registry` names brings, as the table writes it."""
     from sdv2live.engine.base import EngineSpec
     from sdv2live.engine.catalogue import default_size, traits_of
+    from sdv2live.settings import engine_name
 
-    name = str(registry.get("engine.name"))
+    name = engine_name(registry)
     defaults = traits_of(EngineSpec(name, default_size(name))).defaults
     return {key: coerce(TABLE[key], value).value for key, value in defaults.items() if value is not None}
 

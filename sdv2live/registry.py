@@ -10,10 +10,13 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdv2live.errors import UserError
 from sdv2live.parameters import TABLE, InvalidValue, Kind, Parameter, Value, coerce, range_text, reconcile
+
+if TYPE_CHECKING:
+    from sdv2live.auto.choice import EngineChoice
 
 Listener = Callable[["Change"], None]
 COMMAND_LINE = "cli"  # the origin of what a flag set
@@ -52,10 +55,14 @@ class Snapshot:
 
 
 class Registry:
-    """Values of `table`, each in its range at all times."""
+    """Values of `table`, each in its range at all times.
+
+    engine_choice: what the value `auto` of engine.name means in this run; whoever has chosen puts it here.
+    """
 
     def __init__(self, table: Mapping[str, Parameter] = TABLE) -> None:
         self.table = table
+        self.engine_choice: EngineChoice | None = None
         self._lock = threading.RLock()
         self._defaults: dict[str, Value] = {name: row.default for name, row in table.items()}
         self._values = dict(self._defaults)
@@ -63,6 +70,15 @@ class Registry:
         self._origins: dict[str, str] = {}
         self._listeners: list[Listener] = []
         self._snapshot = Snapshot(0, MappingProxyType(dict(self._values)))
+
+    def copy(self) -> Registry:
+        """The same values, chosen by the same, for a trial; nobody listens to it."""
+        other = Registry(self.table)
+        with self._lock:
+            other._defaults, other._values = dict(self._defaults), dict(self._values)
+            other._user_set, other._origins = set(self._user_set), dict(self._origins)
+            other._snapshot, other.engine_choice = self._snapshot, self.engine_choice
+        return other
 
     def snapshot(self) -> Snapshot:
         return self._snapshot

@@ -21,7 +21,7 @@ from sdv2live.filters import parse_chain, size_after
 from sdv2live.frames import Pixels
 from sdv2live.progress import Progress
 from sdv2live.registry import Registry
-from sdv2live.settings import engine_spec
+from sdv2live.settings import engine_spec, refuse_auto
 
 
 def render(registry: Registry, source_spec: str, out: Path, *, overwrite: bool) -> int:
@@ -32,6 +32,7 @@ def render(registry: Registry, source_spec: str, out: Path, *, overwrite: bool) 
         raise UserError(f"{out} is there already: choose another name, or add -y to replace it.")
     if out.suffix.lower() not in SUFFIXES:
         raise UserError(f"{out} is no video file name: end it with {' or '.join(SUFFIXES)}.")
+    refuse_auto(registry, "render")
     spec = engine_spec(registry)
     after = parse_chain(str(registry.get("output.filters")))
     source = open_source(source_spec, loop=False)

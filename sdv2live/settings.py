@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from sdv2live.auto.choice import AUTO, SHIPPED, EngineChoice, Fixed, candidates, unmeasured
 from sdv2live.engine.base import ChunkSettings, EngineSpec
 from sdv2live.engine.catalogue import default_size, traits_of, window_of
 from sdv2live.errors import UserError
 from sdv2live.frames import Framing
+from sdv2live.parameters import TABLE
 from sdv2live.registry import Registry, Snapshot
 
 
 def engine_spec(registry: Registry) -> EngineSpec:
     """The start-up rows of the table as a spec; the engine's own defaults are filled in where the user chose none."""
     values = registry.snapshot()
-    name = str(values["engine.name"])
-    size_wh = values["engine.size"] or default_size(name)
+    choice = _choice(registry)
+    name = engine_name(registry)
+    chosen_size = choice.candidate.size_wh if choice else default_size(name)
+    size_wh = values["engine.size"] or chosen_size
+    is_vae_open = choice is not None and choice.candidate.vae and not registry.is_user_set("engine.vae")
     spec = EngineSpec(
         name=name,
         size_wh=size_wh,
@@ -25,7 +30,7 @@ def engine_spec(registry: Registry) -> EngineSpec:
         fp8=bool(values["engine.fp8"]),
         device=str(values["engine.device"]),
         profile=str(values["engine.profile"]),
-        vae=str(values["engine.vae"]),
+        vae=choice.candidate.vae if choice and is_vae_open else str(values["engine.vae"]),
         weights=str(values["engine.weights"]),
         random_weights=bool(values["engine.random_weights"]),
         window_frames=int(values["engine.window_frames"] or 0),
@@ -43,8 +48,28 @@ def engine_spec(registry: Registry) -> EngineSpec:
         raise UserError(
             f"--world {spec.world} needs a place where the other machines find this one: add --master HOST:PORT."
         )
-    registry.apply_engine_defaults(traits_of(spec).defaults)
+    brought = {"schedule": TABLE["schedule"].default, **traits_of(spec).defaults}
+    registry.apply_engine_defaults(brought | (choice.brought if choice else {}))
     return replace(spec, steps_count=int(registry.get("steps.count") or 1))
+
+
+def engine_name(registry: Registry) -> str:
+    """The engine that runs, also where `auto` stands in the table."""
+    choice = _choice(registry)
+    return choice.candidate.engine if choice else str(registry.get("engine.name"))
+
+
+def refuse_auto(registry: Registry, what: str) -> None:
+    """Raise UserError where the engine is left open to something that has no rate to hold."""
+    if registry.get("engine.name") == AUTO:
+        raise UserError(f"{what} has no rate to hold, by which auto chooses: name an engine with --engine.")
+
+
+def _choice(registry: Registry) -> EngineChoice | None:
+    """What `auto` means now; None where an engine is named."""
+    if registry.get("engine.name") != AUTO:
+        return None
+    return registry.engine_choice or unmeasured(candidates({SHIPPED: ()}, Fixed()), "nothing was measured yet")
 
 
 def framing_of(values: Snapshot) -> Framing:

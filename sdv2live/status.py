@@ -89,7 +89,7 @@ class LiveStatus:
     made with it, the middle of the last ones, None before the first. dropped, lagged, repeated and skipped are disjoint
     counts. understood: what the engine reads the prompts of now as, where it knows; not_understood: a sentence about
     the words of them that mean nothing to it, or ''. problems: what is wrong now, a sentence each, the most important
-    first.
+    first. choice: why this engine, where that was left open, or ''.
     """
 
     engine_state: str
@@ -119,3 +119,4 @@ class LiveStatus:
     understood: tuple[Understood, ...]
     not_understood: str
     problems: tuple[str, ...]
+    choice: str = ""

@@ -39,7 +39,7 @@ MakeRegistry = Callable[[argparse.Namespace, LastSession], tuple[Registry, list[
 
 def run_window(options: argparse.Namespace, make_registry: MakeRegistry) -> int:
     """Show the window until it is closed; -> exit code. Raises UserError."""
-    _check_qt()
+    check_qt()
     lock = take_instance_lock()
     if lock is None:
         raise UserError("sdv2live has a window open already: use that one, or run this one with --headless.")
@@ -131,7 +131,7 @@ def _outputs(options: argparse.Namespace, registry: Registry) -> list[Output]:
     return outputs
 
 
-def _check_qt() -> None:
+def check_qt() -> None:
     """Say what is missing while there is still somebody to say it."""
     if importlib.util.find_spec("PySide6") is None:
         raise UserError("The window needs PySide6: run `pip install PySide6-Essentials`, or start with --headless.")

@@ -15,12 +15,24 @@ from sdv2live.errors import UserError
 from sdv2live.paths import assets_dir
 
 ENGINES = ("pocket", "wan-1.3b", "wan-14b")
+SMALLEST_PIXELS = 384 * 224  # of a Wan engine's picture that is offered
+SIZE_THIRTEENTHS = (10, 8, 6, 5, 4, 3)
 
 
 def default_size(name: str) -> tuple[int, int]:
     """(width, height) that the engine was made for."""
     runtime = _runtime(name)
     return runtime["width"], runtime["height"]
+
+
+def smaller_sizes(size_wh: tuple[int, int], smallest_pixels: int = SMALLEST_PIXELS) -> list[tuple[int, int]]:
+    """Sizes of about the same shape, in falling order: 640x368, 512x288 and 384x224 for 832x480."""
+    sizes: list[tuple[int, int]] = []
+    for thirteenths in SIZE_THIRTEENTHS:
+        width, height = (max(1, round(side * thirteenths / 13 / 16)) * 16 for side in size_wh)
+        if width * height >= smallest_pixels and (width, height) not in sizes:
+            sizes.append((width, height))
+    return sizes
 
 
 def traits_of(spec: EngineSpec) -> EngineTraits:

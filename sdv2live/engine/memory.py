@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
-from sdv2live.engine.catalogue import smallest_window, traits_of, window_of
+from sdv2live.engine.catalogue import smaller_sizes, smallest_window, traits_of, window_of
 from sdv2live.engine.host_memory import free_bytes
 from sdv2live.engine.lane import Lane
 from sdv2live.engine.model.attention import SelfAttention
@@ -48,8 +48,6 @@ GPU_MARGIN_BYTES = 800 * 2**20  # CUDA's context, cuDNN's workspace and what an 
 CPU_MARGIN_BYTES = 500 * 2**20
 _GB = 1e9
 SHORTEST_WINDOW = 4  # latent frames that are offered: fewer leave next to nothing to look back at
-SMALLEST_PIXELS = 384 * 224  # the same of a picture
-SIZE_THIRTEENTHS = (10, 8, 6, 5, 4, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +128,58 @@ def count_share(
     return Footprint(weights, caches, whole.working)
 
 
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """needed: bytes that an engine takes; room: what it may take of what is free, None where nobody knows that.
+    smaller: flags that would fit instead, the least loss first."""
+
+    needed: int
+    room: int | None
+    smaller: tuple[str, ...] = ()
+
+    @property
+    def is_there(self) -> bool:
+        return self.room is None or self.needed <= self.room
+
+    @property
+    def advice(self) -> str:
+        words = " or ".join(self.smaller)
+        return f"{words} would fit" if words else "nothing smaller of it fits: take a smaller engine"
+
+
+def fit_of(
+    spec: EngineSpec,
+    dit: WanConfig,
+    vae: WanVaeConfig,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    stages: StageMap | None = None,
+    rank: int = 0,
+) -> Fit:
+    """Whether the engine fits into what is free on `device` now, and what of it would.
+
+    stages: of several ranks; then the share of `rank` is counted.
+    """
+    free = free_bytes(device)
+    margin = GPU_MARGIN_BYTES if device.type == "cuda" else CPU_MARGIN_BYTES
+    room = None if free is None else free - margin
+
+    def need(candidate: EngineSpec) -> int:
+        candidate_dtype = dtype if candidate.precision == spec.precision else DTYPES[candidate.precision]
+        whole = count_memory(candidate, dit, vae, dtype=candidate_dtype, overlaps=device.type == "cuda")
+        if stages is None or stages.ranks == 1:
+            return whole.total
+        return count_share(whole, candidate, dit, vae, dtype=candidate_dtype, stages=stages, rank=rank).total
+
+    needed = need(spec)
+    if room is None or needed <= room:
+        return Fit(needed, room)
+    native = choose_dtype("auto", device)
+    fitting = (words for words, candidate in smaller_specs(spec, dtype, native) if need(candidate) <= room)
+    return Fit(needed, room, tuple(islice(fitting, 2)))
+
+
 def check_memory(
     spec: EngineSpec,
     dit: WanConfig,
@@ -142,32 +192,18 @@ def check_memory(
 ) -> None:
     """Raise UserError, with settings that fit, for an engine that is larger than what is free on `device`.
 
-    stages: of several ranks; then the share of `rank` is counted.
+    stages, rank: as in `fit_of`.
     """
-    free = free_bytes(device)
-    if free is None:
+    if free_bytes(device) is None:
+        return  # counting takes its time
+    fit = fit_of(spec, dit, vae, device=device, dtype=dtype, stages=stages, rank=rank)
+    log.info("memory: %s takes %.1f GB, %.1f GB may be taken", spec.name, fit.needed / _GB, (fit.room or 0) / _GB)
+    if fit.is_there:
         return
-    room = free - (GPU_MARGIN_BYTES if device.type == "cuda" else CPU_MARGIN_BYTES)
-
-    def need(candidate: EngineSpec) -> int:
-        candidate_dtype = dtype if candidate.precision == spec.precision else DTYPES[candidate.precision]
-        whole = count_memory(candidate, dit, vae, dtype=candidate_dtype, overlaps=device.type == "cuda")
-        if stages is None or stages.ranks == 1:
-            return whole.total
-        return count_share(whole, candidate, dit, vae, dtype=candidate_dtype, stages=stages, rank=rank).total
-
-    needed = need(spec)
-    log.info("memory: %s takes %.1f GB, %.1f GB are free", spec.name, needed / _GB, free / _GB)
-    if needed <= room:
-        return
-    native = choose_dtype("auto", device)
-    fitting = (words for words, candidate in smaller_specs(spec, dtype, native) if need(candidate) <= room)
-    fits = list(islice(fitting, 2))
-    advice = " or ".join(fits) + " would fit" if fits else "nothing smaller of it fits: take a smaller engine"
     width, height = spec.size_wh
     raise UserError(
         f"{spec.name} at {width}x{height} with {spec.steps_count} steps and --vae {spec.vae} needs "
-        f"{needed / _GB:.1f} GB and {max(room, 0) / _GB:.1f} GB are free on {device}: {advice}."
+        f"{fit.needed / _GB:.1f} GB and {max(fit.room or 0, 0) / _GB:.1f} GB are free on {device}: {fit.advice}."
     )
 
 
@@ -216,16 +252,6 @@ def _less_of(spec: EngineSpec) -> list[tuple[str, EngineSpec]]:
     if words:
         found += [(" ".join([*words, f"--size {w}x{h}"]), replace(smallest, size_wh=(w, h))) for w, h in sizes]
     return found
-
-
-def smaller_sizes(size_wh: tuple[int, int]) -> list[tuple[int, int]]:
-    """Sizes of about the same shape, in falling order: 640x368, 512x288 and 384x224 for 832x480."""
-    sizes: list[tuple[int, int]] = []
-    for thirteenths in SIZE_THIRTEENTHS:
-        width, height = (max(1, round(side * thirteenths / 13 / 16)) * 16 for side in size_wh)
-        if width * height >= SMALLEST_PIXELS and (width, height) not in sizes:
-            sizes.append((width, height))
-    return sizes
 
 
 def _name_of(dtype: torch.dtype) -> str:

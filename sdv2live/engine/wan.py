@@ -22,7 +22,7 @@ from sdv2live.engine.checkpoint import NotEnoughMemory, is_memory_full
 from sdv2live.engine.compile import chooses_compile, speed_up_vae
 from sdv2live.engine.embedding_cache import EmbeddingCache
 from sdv2live.engine.lora import Loras, open_loras
-from sdv2live.engine.memory import Footprint, check_memory, count_memory
+from sdv2live.engine.memory import Fit, Footprint, check_memory, count_memory, fit_of
 from sdv2live.engine.model.taehv import TAEHV, patched_state_dict
 from sdv2live.engine.model.wan_transformer import WanConfig
 from sdv2live.engine.model.wan_vae import WanVAE, WanVaeConfig
@@ -147,6 +147,12 @@ def footprint_of(spec: EngineSpec, *, dtype: torch.dtype) -> Footprint:
     """What the engine of `spec` takes in memory, counted. Raises UserError for a folder whose sizes cannot be used."""
     sizes = _sizes(spec)
     return count_memory(spec, sizes.dit, sizes.vae, dtype=dtype)
+
+
+def fit_here(spec: EngineSpec) -> Fit:
+    """Whether the engine of `spec` fits into what is free on its device now. Raises UserError as `footprint_of`."""
+    sizes, device = _sizes(spec), choose_device(spec.device)
+    return fit_of(spec, sizes.dit, sizes.vae, device=device, dtype=choose_dtype(spec.precision, device))
 
 
 def _sizes(spec: EngineSpec) -> WanSizes:

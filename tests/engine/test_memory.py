@@ -12,14 +12,13 @@ from torch import nn
 
 from sdv2live.engine import memory
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
-from sdv2live.engine.catalogue import window_of
+from sdv2live.engine.catalogue import smaller_sizes, window_of
 from sdv2live.engine.memory import (
     Alive,
     Footprint,
     check_memory,
     count_memory,
     count_share,
-    smaller_sizes,
     smaller_specs,
 )
 from sdv2live.engine.model.wan_transformer import WAN_1_3B, WAN_14B, WanTransformer

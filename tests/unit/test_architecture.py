@@ -109,6 +109,7 @@ def test_heavy_packages_stay_where_they_belong() -> None:
 
 def test_only_the_composition_root_knows_session_and_bridges() -> None:
     may = {"sdv2live/app.py", "sdv2live/cli.py", "sdv2live/render.py", "sdv2live/window.py", "sdv2live/devices.py"}
+    may |= {f"sdv2live/doctor/{name}.py" for name in ("command", "ends", "soak", "soak_sender")}  # they try them
     users = {path.relative_to(ROOT).as_posix() for path in files("sdv2live") if reaches(path, "bridges", "gui")}
     assert users <= may
 

@@ -1,0 +1,1 @@
+"""`--engine auto`: which engine, size, decoder, steps and schedule hold the wanted rate on this machine."""
