@@ -32,7 +32,7 @@ class TrialStopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """fps: pictures a second. chunk_ms: from one chunk to the next, the middle and the slow end."""
+    """fps: pictures a second, of the middle chunk. chunk_ms: from one to the next, the middle and the slow end."""
 
     fps: float
     chunk_p50_ms: float
@@ -70,6 +70,10 @@ class Trial:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def pids(self) -> list[int]:
+        return self._client.pids
+
     def close(self) -> None:
         """End the engine's process at once."""
         self._client.kill()
@@ -94,10 +98,10 @@ class Trial:
                 break
         self._drain()
         gaps_ms = [1000 * (later - one) for one, later in zip(arrived_s[first:], arrived_s[first + 1 :], strict=False)]
-        # From chunk to chunk: what one chunk waits for in the pipe, another one has gained.
-        mean_ms = sum(gaps_ms) / len(gaps_ms)
+        # From chunk to chunk: what one chunk waits for in the pipe, another one has gained. Of the middle one, which
+        # another program's moment does not change.
         p50, p95 = (percentile(gaps_ms, share) or 0.0 for share in (0.5, 0.95))
-        fps = 1000 * self._client.traits.chunk_frames / mean_ms
+        fps = 1000 * self._client.traits.chunk_frames / p50
         return Speed(round(fps, 1), round(p50, 1), round(p95, 1), self._client.device)
 
     def _wait_until_ready(self) -> None:
