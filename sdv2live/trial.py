@@ -7,7 +7,7 @@ with no torch in it. `bench` measures more, and in its own process.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,14 +43,15 @@ class Speed:
 class Trial:
     """One engine of `spec`, started; `speed` may be asked for several times, with other steps. To be closed.
 
-    say: told how far it is, a few words. stop: ends it with TrialStopped. Raises EngineDead, and UserError for an
-    engine that cannot be had here.
+    texts: the prompts of the settings, encoded before anything is measured. say: told how far it is, a few words. stop:
+    ends it with TrialStopped. Raises EngineDead, and UserError for an engine that cannot be had here.
     """
 
     def __init__(
         self,
         spec: EngineSpec,
         *,
+        texts: Sequence[str] = ("",),
         say: Callable[[str], None] = lambda _: None,
         stop: threading.Event | None = None,
         clock: Clock | None = None,
@@ -59,7 +60,7 @@ class Trial:
         self._stop = stop or threading.Event()
         self._arrived = threading.Event()
         self._number = 0
-        self._client = EngineClient(spec, assets_dir(), self._clock, texts=[""], on_event=self._arrived.set)
+        self._client = EngineClient(spec, assets_dir(), self._clock, texts=texts, on_event=self._arrived.set)
         width, height = spec.size_wh
         count = self._client.traits.largest_chunk + SHOWN_SHIFTS
         self._frames = np.random.default_rng(0).integers(0, 256, (count, height, width, 3), np.uint8)

@@ -94,9 +94,9 @@ def test_engines_are_considered_where_their_files_and_a_gpu_are(home: Path, monk
             path = home / "models" / MODELS[name].place
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"weights")
-    monkeypatch.setattr(measuring, "report", lambda _: ({"gpus": []}, {}))
+    monkeypatch.setattr(measuring, "list_gpus", lambda notes: [])
     assert measuring.engines_here(registry) == {"pocket": ()}
-    monkeypatch.setattr(measuring, "report", lambda _: ({"gpus": [card]}, {}))
+    monkeypatch.setattr(measuring, "list_gpus", lambda notes: [card])
     assert measuring.engines_here(registry) == {"pocket": (), "wan-1.3b": ("taehv",)}
     assert measuring.engines_here(registry_of("--device", "cpu")) == {"pocket": ()}
     assert set(measuring.engines_here(registry_of("--random-weights"))) == {"pocket", "wan-1.3b", "wan-14b"}
