@@ -29,8 +29,8 @@ def report(virtual_cameras: Sequence[tuple[str, str]]) -> tuple[Report, dict[str
     ]
     if not cameras:
         notes["cameras"] = no_camera_sentence()
-    screens = _screens(notes)
-    gpus = _gpus(notes)
+    screens = screens_here(notes)
+    gpus = list_gpus(notes)
     outputs = [{"output": f"camera:{backend}", "state": state} for backend, state in virtual_cameras]
     return {"cameras": cameras, "screens": screens, "virtual_cameras": outputs, "gpus": gpus}, notes
 
@@ -71,7 +71,8 @@ def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     ]
 
 
-def _screens(notes: dict[str, str]) -> list[dict[str, Any]]:
+def screens_here(notes: dict[str, str]) -> list[dict[str, Any]]:
+    """The screens; where there are none, `notes` gets a sentence."""
     try:
         from sdv2live.capture.screen import list_screens
 
@@ -96,8 +97,8 @@ def _screens(notes: dict[str, str]) -> list[dict[str, Any]]:
     ]
 
 
-def _gpus(notes: dict[str, str]) -> list[dict[str, Any]]:
-    """NVIDIA's, as its own tool lists them."""
+def list_gpus(notes: dict[str, str]) -> list[dict[str, Any]]:
+    """NVIDIA's, as its own tool lists them; where there are none, `notes` gets a sentence."""
     try:
         answer = subprocess.run(NVIDIA_SMI, capture_output=True, text=True, check=True, timeout=NVIDIA_SMI_LIMIT_S)
     except FileNotFoundError:

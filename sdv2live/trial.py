@@ -7,7 +7,7 @@ with no torch in it. `bench` measures more, and in its own process.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +32,7 @@ class TrialStopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """fps: pictures a second. chunk_ms: from one chunk to the next, the middle and the slow end."""
+    """fps: pictures a second, of the middle chunk. chunk_ms: from one to the next, the middle and the slow end."""
 
     fps: float
     chunk_p50_ms: float
@@ -43,14 +43,15 @@ class Speed:
 class Trial:
     """One engine of `spec`, started; `speed` may be asked for several times, with other steps. To be closed.
 
-    say: told how far it is, a few words. stop: ends it with TrialStopped. Raises EngineDead, and UserError for an
-    engine that cannot be had here.
+    texts: the prompts of the settings, encoded before anything is measured. say: told how far it is, a few words. stop:
+    ends it with TrialStopped. Raises EngineDead, and UserError for an engine that cannot be had here.
     """
 
     def __init__(
         self,
         spec: EngineSpec,
         *,
+        texts: Sequence[str] = ("",),
         say: Callable[[str], None] = lambda _: None,
         stop: threading.Event | None = None,
         clock: Clock | None = None,
@@ -59,7 +60,7 @@ class Trial:
         self._stop = stop or threading.Event()
         self._arrived = threading.Event()
         self._number = 0
-        self._client = EngineClient(spec, assets_dir(), self._clock, texts=[""], on_event=self._arrived.set)
+        self._client = EngineClient(spec, assets_dir(), self._clock, texts=texts, on_event=self._arrived.set)
         width, height = spec.size_wh
         count = self._client.traits.largest_chunk + SHOWN_SHIFTS
         self._frames = np.random.default_rng(0).integers(0, 256, (count, height, width, 3), np.uint8)
@@ -69,6 +70,10 @@ class Trial:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def pids(self) -> list[int]:
+        return self._client.pids
 
     def close(self) -> None:
         """End the engine's process at once."""
@@ -94,10 +99,10 @@ class Trial:
                 break
         self._drain()
         gaps_ms = [1000 * (later - one) for one, later in zip(arrived_s[first:], arrived_s[first + 1 :], strict=False)]
-        # From chunk to chunk: what one chunk waits for in the pipe, another one has gained.
-        mean_ms = sum(gaps_ms) / len(gaps_ms)
+        # From chunk to chunk: what one chunk waits for in the pipe, another one has gained. Of the middle one, which
+        # another program's moment does not change.
         p50, p95 = (percentile(gaps_ms, share) or 0.0 for share in (0.5, 0.95))
-        fps = 1000 * self._client.traits.chunk_frames / mean_ms
+        fps = 1000 * self._client.traits.chunk_frames / p50
         return Speed(round(fps, 1), round(p50, 1), round(p95, 1), self._client.device)
 
     def _wait_until_ready(self) -> None:

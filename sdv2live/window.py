@@ -14,11 +14,13 @@ import importlib.util
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 from bridges.base import Output
 from bridges.select import make_output
 from sdv2live.app import LiveApp, LiveOptions, run_live
+from sdv2live.auto.measuring import prepare, wants_auto
 from sdv2live.capture.base import Source
 from sdv2live.capture.select import open_source
 from sdv2live.errors import UserError, one_line
@@ -46,6 +48,7 @@ def run_window(options: argparse.Namespace, make_registry: MakeRegistry) -> int:
     with lock:
         last = load_session()
         registry, given = make_registry(options, last)
+        _choose_engine(registry)
         outputs = _outputs(options, registry)
         with _source_maker() as make_source:
             return run_live(
@@ -62,6 +65,26 @@ def run_window(options: argparse.Namespace, make_registry: MakeRegistry) -> int:
                 ),
                 lambda app: _drive(app, last),
             )
+
+
+def _choose_engine(registry: Registry) -> None:
+    """Where it is left open and nothing is known here: in a small window of its own, which can be cancelled."""
+    if not wants_auto(registry):
+        return
+    from gui.waiting import wait_for
+
+    source = str(registry.get("source.name") or "camera")
+
+    def work(say: Callable[[str], None], stop: threading.Event) -> str:
+        try:
+            prepare(registry, source=source, say=say, stop=stop)
+        except UserError as error:
+            return one_line(error)
+        return ""
+
+    sentence = wait_for(work, assets=assets_dir(), title="Finding out what this machine can do")
+    if sentence:
+        raise UserError(sentence)
 
 
 def _drive(app: LiveApp, last: LastSession) -> None:

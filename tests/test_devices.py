@@ -101,7 +101,7 @@ def test_a_gpu_tool_that_fails_is_a_sentence(error: Exception, monkeypatch: pyte
 
     monkeypatch.setattr(subprocess, "run", fails)
     notes: dict[str, str] = {}
-    assert devices._gpus(notes) == [] and "nvidia-smi did not answer" in notes["gpus"]
+    assert devices.list_gpus(notes) == [] and "nvidia-smi did not answer" in notes["gpus"]
 
 
 def test_the_virtual_camera_says_the_exact_command(tmp_path: Path) -> None:

@@ -121,8 +121,9 @@ def most_fps(one: Candidate, measured: Measured) -> float:
 
 
 def _is_comparable(one: Candidate, other: Candidate) -> bool:
-    is_heavier = one.vae == other.vae or DECODERS.index(one.vae) < DECODERS.index(other.vae) if one.vae else True
-    return one.engine == other.engine and is_heavier
+    if one.engine != other.engine:
+        return False
+    return one.vae == other.vae or DECODERS.index(one.vae) < DECODERS.index(other.vae)
 
 
 def _gain(one: Candidate, other: Candidate) -> float:

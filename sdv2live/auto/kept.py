@@ -17,7 +17,7 @@ from typing import Any
 
 from sdv2live import __version__
 from sdv2live.auto.choice import DECODERS, ENGINES, SCHEDULES, Candidate, Measured
-from sdv2live.devices import report
+from sdv2live.devices import list_gpus
 from sdv2live.errors import one_line
 from sdv2live.limits import MAX_STEPS
 from sdv2live.paths import cache_dir
@@ -35,7 +35,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 @functools.cache
 def machine() -> str:
     """What a measurement holds for: processor, GPUs and their driver, torch, and this version."""
-    cards = [f"{one['name']} with driver {one['driver']}" for one in report(())[0]["gpus"]]
+    cards = [f"{one['name']} with driver {one['driver']}" for one in list_gpus({})]
     parts = (f"{_processor()}, {os.cpu_count()} cores", *cards, f"torch {_torch()}", f"sdv2live {__version__}")
     return "; ".join(parts)
 

@@ -29,7 +29,7 @@ from sdv2live.auto.choice import (
 )
 from sdv2live.capture.select import open_source
 from sdv2live.clock import Clock, MonotonicClock
-from sdv2live.devices import report
+from sdv2live.devices import list_gpus
 from sdv2live.engine.base import EngineSpec
 from sdv2live.engine.catalogue import traits_of
 from sdv2live.errors import EngineDead, UserError, one_line
@@ -169,7 +169,7 @@ def engines_here(registry: Registry) -> dict[str, tuple[str, ...]]:
     where there is a GPU, those whose files are all there."""
     found: dict[str, tuple[str, ...]] = {SHIPPED: ()}
     device = str(registry.get("engine.device"))
-    if device == "cpu" or (device == AUTO and not report(())[0]["gpus"]):
+    if device == "cpu" or (device == AUTO and not list_gpus({})):
         return found
     if registry.get("engine.random_weights"):
         return found | dict.fromkeys(ENGINES, DECODERS)
@@ -266,7 +266,9 @@ class _Trials:
         # One that has memory for more steps takes fewer as well.
         if self._trial is None or served is None or is_other or served.steps < one.steps:
             self._end()
-            self._trial, self._served = Trial(spec_of(self._registry, one), say=say, stop=self._stop), one
+            texts = [text for text, _ in settings_of(self._registry.snapshot()).mix]
+            spec = spec_of(self._registry, one)
+            self._trial, self._served = Trial(spec, texts=texts, say=say, stop=self._stop), one
         return self._trial
 
     def _end(self) -> None:

@@ -19,7 +19,7 @@ from sdv2live.capture.cards import card
 from sdv2live.capture.select import open_source
 from sdv2live.capture.webcam import Webcam
 from sdv2live.clock import MonotonicClock
-from sdv2live.devices import report
+from sdv2live.devices import screens_here
 from sdv2live.doctor.finding import Finding, State, finding
 from sdv2live.errors import UserError, one_line
 from sdv2live.parameters import TABLE
@@ -43,6 +43,8 @@ def cameras() -> Finding:
             trouble = finding("cameras", str(error))
             words.append(trouble.text)
             troubles.append(trouble.remedy)
+    if len(found) > MOST_CAMERAS:
+        words.append(f"{len(found) - MOST_CAMERAS} more were not opened")
     remedies = "; ".join(dict.fromkeys(filter(None, troubles)))
     return Finding("cameras", State.WARN if troubles else State.OK, "; ".join(words), remedies)
 
@@ -51,10 +53,11 @@ def screens() -> Finding:
     """They are listed, and the first one gives a picture."""
     if sys.platform == "linux" and os.environ.get("WAYLAND_DISPLAY"):
         return Finding("screens", State.OK, "Wayland: the desktop asks which one is shown, in the window")
-    found, notes = report(())
-    if not found["screens"]:
+    notes: dict[str, str] = {}
+    found = screens_here(notes)
+    if not found:
         return finding("screens", notes["screens"])
-    names = ", ".join(f"{one['name']} {one['width']}x{one['height']}" for one in found["screens"])
+    names = ", ".join(f"{one['name']} {one['width']}x{one['height']}" for one in found)
     try:
         picture = first_frame(open_source("screen", loop=False))
     except UserError as error:

@@ -5,9 +5,10 @@ They ask those who decide for a start, so that what is said here is what a start
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from sdv2live.devices import report
+from sdv2live.devices import list_gpus
 from sdv2live.doctor.finding import Finding, State, finding
 from sdv2live.doctor.machine import free_at
 from sdv2live.engine.base import ChunkSettings, EngineSpec
@@ -28,7 +29,7 @@ def torch_and_cuda() -> Finding:
     """Which torch this is, and whether its CUDA fits the GPU's driver."""
     from sdv2live.engine.hardware import SOUND_CUDNN, build, gpus
 
-    made, cards = build(), report(())[0]["gpus"]
+    made, cards = build(), list_gpus({})
     text = f"torch {made.torch}, " + (f"CUDA {made.cuda}" if made.cuda else "built for processors")
     text += f", cuDNN {cudnn_text(made.cudnn)}" if made.cudnn else ""
     if not cards:
@@ -127,7 +128,7 @@ def pocket() -> Finding:
     width, height = spec.size_wh
     text = f"{speed.fps:g} fps at {width}x{height} with {settings.steps_count} step on {speed.device}, just measured"
     if speed.fps < wanted:
-        remedy = "close other programs, or take a smaller --size; a slower source, such as one of 16 fps, needs less"
+        remedy = "close other programs, or start with --engine auto; a source of 16 fps needs less than one of 30"
         return Finding(name, State.WARN, f"{text}, and outputs run at {wanted}", remedy)
     return Finding(name, State.OK, text)
 
@@ -183,7 +184,10 @@ def fit_words(name: str) -> tuple[str, State, str]:
     if fit.room is not None:
         words += f" of {size_text(max(fit.room, 0))}"
     if fit.is_there:
-        return f"{words}: it fits", State.OK, ""
+        most = len(traits_of(spec).defaults["steps.list"])
+        larger = fit_here(replace(spec, steps_count=most))
+        also = f"{most} steps fit, too" if larger.is_there else f"{most} steps take {size_text(larger.needed)}"
+        return f"{words}: it fits; {also}", State.OK, ""
     return f"{words}: it does not fit", State.WARN, fit.advice
 
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from sdv2live.bootstrap import NEEDS_OF_COMMAND, missing_modules, package_of
-from sdv2live.devices import report
+from sdv2live.devices import list_gpus
 from sdv2live.doctor.finding import Finding, State, finding
 from sdv2live.errors import UserError, one_line
 from sdv2live.models.manifest import GB, size_text
@@ -102,13 +102,14 @@ def window() -> Finding:
 
 def gpu() -> Finding:
     """NVIDIA's GPUs, their driver, and what torch says of them."""
-    found, notes = report(())
-    if not found["gpus"]:
+    notes: dict[str, str] = {}
+    cards = list_gpus(notes)
+    if not cards:
         # The tool that is missing is a fact; the one that does not answer is a fault.
         state = State.OK if "no nvidia-smi" in notes["gpus"] else State.FAIL
         sentence = notes["gpus"].rstrip(".")
         return finding("GPU", sentence, state) if state is State.FAIL else Finding("GPU", state, sentence)
-    names = ", ".join(f"{one['name']}, driver {one['driver']}" for one in found["gpus"])
+    names = ", ".join(f"{one['name']}, driver {one['driver']}" for one in cards)
     try:
         from sdv2live.engine.hardware import gpus
     except ImportError:
@@ -116,7 +117,7 @@ def gpu() -> Finding:
     usable = gpus()
     if not usable:
         return Finding("GPU", State.FAIL, f"{names}: torch cannot use it", "see the line of torch")
-    driver = found["gpus"][0]["driver"]
+    driver = cards[0]["driver"]
     words = [
         f"{each.name}, compute capability {each.capability[0]}.{each.capability[1]}, {size_text(each.free_bytes)} of "
         f"{size_text(each.total_bytes)} free"

@@ -127,7 +127,7 @@ def test_whether_an_engine_fits_in_words(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "832x480 with 2 steps and --vae wan takes 11.0 GB in float32 of 9.00 GB: it does not fit" in words
     assert (state, remedy) == (State.WARN, "--vae taehv or --steps 1 would fit")
     monkeypatch.setattr(wan, "fit_here", lambda spec: Fit(11_000_000_000, 12_000_000_000))
-    assert engines.fit_words("wan-1.3b")[0].endswith("it fits")
+    assert engines.fit_words("wan-1.3b")[0].endswith("it fits; 4 steps fit, too")
 
 
 @pytest.mark.parametrize(("number", "text"), [(91501, "9.15.1"), (8907, "8.9.7"), (90100, "9.1.0"), (91002, "9.10.2")])

@@ -19,6 +19,7 @@ from sdv2live.doctor.checks import CHECKS
 from tests.faults.live import until
 
 ROOT = Path(__file__).parents[2]
+SLOW = ("engine pocket", "engine wan-1.3b", "engine wan-14b", "attention")  # they have tests of their own
 
 
 def start(*arguments: str, folder: Path) -> subprocess.Popen[str]:
@@ -29,11 +30,12 @@ def start(*arguments: str, folder: Path) -> subprocess.Popen[str]:
 
 
 def test_every_line_is_true_of_this_machine(tmp_path: Path) -> None:
-    with start("--json", folder=tmp_path) as process:
+    names = [check.name for check in CHECKS if check.name not in SLOW]
+    with start("--json", *names, folder=tmp_path) as process:
         out, said = process.communicate(timeout=300)
     whole = json.loads(out)
     found = {one["name"]: one for one in whole["findings"]}
-    assert list(found) == [check.name for check in CHECKS]
+    assert list(found) == names
     assert process.returncode == (0 if whole["passed"] else 1), said
     texts = {name: one["text"] for name, one in found.items()}
     assert platform.python_version() in texts["python"] and sys.executable in texts["python"]
@@ -43,7 +45,6 @@ def test_every_line_is_true_of_this_machine(tmp_path: Path) -> None:
     free_gb = psutil.virtual_memory().available / 1e9
     number, unit, _ = texts["memory"].split()
     assert unit == "GB" and abs(float(number) - free_gb) < 0.5 * free_gb
-    assert texts["engine pocket"].partition(" fps at 256x256")[1] and found["engine pocket"]["state"] != "fail"
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
     if flags:
         assert ("avx2" in texts["processor"]) == (" avx2 " in flags)

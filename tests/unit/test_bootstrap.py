@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import importlib.util
+import json
 import os
 import runpy
 import shutil
@@ -18,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from sdv2live import bootstrap, pip_runner, torch_build
+from sdv2live import bootstrap, installer, pip_runner, torch_build
 from tests.unit.start_files import ROOT, copy_start_files
 
 LIVE = {"torch", "numpy", "einops", "safetensors", "cv2", "av"}
@@ -65,6 +66,8 @@ def copy_package(folder: Path) -> Path:
         (["models", "list"], set()),
         (["models"], set()),
         (["doctor"], set()),
+        (["doctor", "--soak"], LIVE),
+        (["doctor", "--soak=30", "--json"], LIVE),
         (["help"], set()),
         (["--version"], set()),
         (["--help"], set()),
@@ -132,6 +135,23 @@ def test_commands_without_needs_start_anywhere(tmp_path: Path) -> None:
     result = run_bare("doctor", folder=copy_package(tmp_path))
     assert (result.returncode, result.stderr) == (7, "")
     assert "['doctor']" in result.stdout
+
+
+@only_posix
+def test_the_doctor_goes_on_where_things_are_ready_and_installs_nothing(tmp_path: Path) -> None:
+    copy_package(tmp_path)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    assert run_bare("doctor", folder=tmp_path).returncode == 7  # in a checkout without .venv: here
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho went on "$@"\n')
+    python.chmod(0o755)
+    stamp = {"step": "ready", "is_ours": True, "python": "3.11", "modules": [], "pins": "of another day"}
+    (tmp_path / ".venv" / "sdv2live.json").write_text(json.dumps(stamp))
+    assert run_bare("doctor", folder=tmp_path).returncode == 7
+    stamp["pins"] = installer.read_pins(tmp_path).digest
+    (tmp_path / ".venv" / "sdv2live.json").write_text(json.dumps(stamp))
+    assert run_bare("doctor", "--json", folder=tmp_path).stdout == "went on -m sdv2live doctor --json\n"
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["live", "--help"], ["bench", "--help"]])
