@@ -14,11 +14,12 @@ from torch import Tensor
 from sdv2live.engine import kv_cache
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineTraits
 from sdv2live.engine.kv_cache import KVCache
+from sdv2live.engine.micro_steps import InFlight
 from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
 from sdv2live.engine.model.wan_vae import WanVAE, WanVaeConfig
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.reference_profile import ReferenceKVCache
-from sdv2live.engine.stream import InFlight, StreamEngine
+from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.wan_codec import WanCodec
 from sdv2live.engine.window import Window
@@ -65,7 +66,7 @@ def test_twenty_thousand_latent_frames() -> None:
         engine.submit(Chunk(number, clips[number % 16]), SETTINGS)
         (result,) = engine.poll()
         assert result.is_finite
-        sizes.add((engine.cache_bytes, len(engine._state.clean), len(engine.pipe.first.times), engine._epoch))
+        sizes.add((engine.cache_bytes, len(engine._micro_steps.clean), len(engine.pipe.first.times), engine._epoch))
     assert len({size[0] for size in sizes}) == 1
     assert {size[3] for size in sizes} == {0}, "no reset"
     assert max(size[1] for size in sizes) <= 16 and max(size[2] for size in sizes) <= 32
