@@ -182,15 +182,28 @@ class ChoiceControl(Control):
 class TextControl(Control):
     """Texts, number lists, and whatever has a spelling of its own."""
 
+    empty_words = ""  # what an empty field says in grey
+
     def _make(self) -> QWidget:
         self._field = QLineEdit()
         self._field.editingFinished.connect(self._finished)
         return self._field
 
+    def _with_plus(self, words: str) -> tuple[QWidget, QPushButton]:
+        """The field with a button beside it that adds something; words: what, for those who do not see it."""
+        box, field, add = QWidget(), TextControl._make(self), QPushButton("+")
+        layout = QHBoxLayout(box)
+        layout.setContentsMargins(0, 0, 0, 0)
+        add.setAccessibleName(words)
+        layout.addWidget(field, 1)
+        layout.addWidget(add)
+        box.setFocusProxy(field)
+        return box, add
+
     def show_value(self, value: Any) -> None:
         self._text = text_of(value)
         self._field.setText(self._text)
-        self._field.setPlaceholderText("auto" if value is None else "")
+        self._field.setPlaceholderText("auto" if value is None else self.empty_words)
 
     def _finished(self) -> None:
         text = self._field.text().strip()
@@ -226,21 +239,14 @@ class SizeControl(Control):
 class ChainControl(TextControl):
     """A chain of filters as text, with a button that adds a step."""
 
+    empty_words = "none"
+
     def _make(self) -> QWidget:
-        box, layout = QWidget(), QHBoxLayout()
-        layout.setContentsMargins(0, 0, 0, 0)
-        box.setLayout(layout)
-        field = super()._make()
-        self._field.setPlaceholderText("none")
-        add = QPushButton("+")
-        add.setAccessibleName(f"Add a step to {label_of(self.row)}")
+        box, add = self._with_plus(f"Add a step to {label_of(self.row)}")
         menu = QMenu(add)
         for step in self.row.choices or steps_at("post"):
             menu.addAction(step, partial(self._add, step))
         add.setMenu(menu)
-        layout.addWidget(field, 1)
-        layout.addWidget(add)
-        box.setFocusProxy(field)
         return box
 
     def _add(self, step: str) -> None:
@@ -250,18 +256,11 @@ class ChainControl(TextControl):
 class FilesControl(TextControl):
     """Files as text, each with its weight, and a button that adds one."""
 
+    empty_words = "none"
+
     def _make(self) -> QWidget:
-        box, layout = QWidget(), QHBoxLayout()
-        layout.setContentsMargins(0, 0, 0, 0)
-        box.setLayout(layout)
-        field = super()._make()
-        self._field.setPlaceholderText("none")
-        add = QPushButton("+")
-        add.setAccessibleName(f"Add a file to {label_of(self.row)}")
+        box, add = self._with_plus(f"Add a file to {label_of(self.row)}")
         add.clicked.connect(self._add)
-        layout.addWidget(field, 1)
-        layout.addWidget(add)
-        box.setFocusProxy(field)
         return box
 
     def show_value(self, value: Any) -> None:

@@ -26,7 +26,8 @@ from sdv2live.registry import Registry
 from sdv2live.settings import engine_spec, framing_of, refuse_auto, settings_of
 
 if TYPE_CHECKING:
-    from sdv2live.engine.stream import InFlight, StreamEngine
+    from sdv2live.engine.micro_steps import InFlight
+    from sdv2live.engine.stream import StreamEngine
 
 T = TypeVar("T")
 # Rows that act on pictures here, though in the app they are not tied to a chunk.

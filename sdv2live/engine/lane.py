@@ -12,6 +12,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor
 
+from sdv2live.engine.stage_clock import Mark, StageClock
+
 
 class Lane:
     """One of a rank's. The allocator is told of tensors that cross over: it may else reuse their memory."""
@@ -48,6 +50,11 @@ class Lane:
         current.wait_stream(self._stream)
         for tensor in tensors:
             tensor.record_stream(current)
+
+    def mark(self, clock: StageClock) -> Mark:
+        """This moment of the lane's work."""
+        with self.apart():
+            return clock.mark()
 
     def join(self) -> None:
         """The lane goes on when the current stream's work is done."""

@@ -28,6 +28,7 @@ from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.catalogue import smaller_sizes, smallest_window, traits_of, window_of
 from sdv2live.engine.host_memory import free_bytes
 from sdv2live.engine.lane import Lane
+from sdv2live.engine.micro_steps import InFlight
 from sdv2live.engine.model.attention import SelfAttention
 from sdv2live.engine.model.wan_transformer import Part, TextContext, TimeContext, WanConfig, WanTransformer
 from sdv2live.engine.model.wan_vae import WanVaeConfig
@@ -37,7 +38,7 @@ from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.reference_profile import cache_of
 from sdv2live.engine.stage_runner import KEPT_TIMESTEPS, StageRunner
 from sdv2live.engine.stages import StageMap
-from sdv2live.engine.stream import InFlight, StreamEngine
+from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.wan_codec import VAE_MODES, WanCodec, empty_networks, state_bytes
 from sdv2live.errors import UserError

@@ -1,10 +1,8 @@
 """One chunk's way: motion -> encode -> noise -> denoise -> decode. Owns what is decided of a stream; computes nothing.
 
-One algorithm, two schedules with the same picture: every denoising step has a cache row of its own; `latency` runs
-a chunk's steps one after another, `throughput` (the stream batch) runs one step of several chunks at once. All that
-decides (slots, rows, timesteps, refreshes) is fixed on the host when a chunk enters, and goes to the stages as orders:
-one stage, or several with as many micro-steps under way. Runs on the engine's thread; computing happens in `poll` and
-`flush`.
+All that decides (slots, rows, timesteps, refreshes) is fixed on the host when a chunk enters. In which order its steps
+then run is micro_steps.py's; they go to the stages as orders, to one stage or to several. Runs on the engine's thread;
+computing happens in `poll` and `flush`.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,10 +20,9 @@ from torch import Tensor
 
 from sdv2live.engine.base import STAGES, Chunk, ChunkResult, ChunkSettings, Engine, EngineTraits
 from sdv2live.engine.checkpoint import is_memory_full
-from sdv2live.engine.codec import Side
-from sdv2live.engine.lane import Lane
+from sdv2live.engine.micro_steps import InFlight, MicroSteps
 from sdv2live.engine.noise import MotionController, SeedMixer, largest_change
-from sdv2live.engine.orders import NO_CHUNK, DecodeOrder, NoiseKey, RowOrder, StepOrder
+from sdv2live.engine.orders import NoiseKey
 from sdv2live.engine.pipe import Pipe
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.schedule import chunk_timesteps, opening_timesteps
@@ -36,51 +33,15 @@ from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.window import Window
 from sdv2live.errors import ChunkError
 from sdv2live.frames import Pixels
-from sdv2live.limits import MAX_STEPS
 
 SCENE_CUT_MOTION = 0.5  # root mean square, in [-1, 1] units: far beyond any camera move
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 KEPT_PROMPTS = 4
-NOT_DUE = -1
-NOTHING: Side = ()
 MEMORY_IS_FULL = (
     "its memory is full: close other programs, or start with a smaller --size, fewer --steps or --vae taehv"
 )
-
-
-@dataclass(slots=True)
-class InFlight:
-    """A chunk on its way. The first block is fixed when it enters; `latents` [1, F, C, h, w] float32 moves."""
-
-    chunk_id: int
-    number: int  # of the epoch, from 0
-    first_frame: int  # latent frames first..newest
-    newest_frame: int
-    timesteps: tuple[int, ...]
-    fork_from: int  # rows of the chunk before it; above them, row k+1 starts as a copy of row k
-    sink: int | None  # the sink that takes this chunk's newest frame, if any
-    noise_scale: float
-    motion: float
-    noise: NoiseKey
-    settings: ChunkSettings
-    text: int  # the number of its prompt
-    pictures: int
-    latents: Tensor
-    side: Side
-    step: int = 0  # that it takes next
-    spans: list[tuple[str, Mark, Mark, float]] = field(default_factory=list)  # stage, start, end, this chunk's share
-
-    taken_ms: float = 0.0  # how long the host was taken by its entering
-
-    @property
-    def is_last_step(self) -> bool:
-        return self.step + 1 == len(self.timesteps)
-
-    @property
-    def decode_order(self) -> DecodeOrder:
-        return DecodeOrder(self.number, self.text, self.noise_scale, self.pictures)
 
 
 @dataclass(slots=True)
@@ -93,15 +54,6 @@ class Leaving:
     arrived: Mark
 
 
-@dataclass(slots=True)
-class Flight:
-    """A micro-step under way. micro_step: its number, or NOT_DUE where its chunk's next step is not part of one."""
-
-    rows: list[tuple[int, InFlight]]
-    started: Mark
-    micro_step: int
-
-
 class StreamState:
     """Everything that is decided of one epoch; a reset replaces it whole, so nothing of the old one can be left."""
 
@@ -109,23 +61,12 @@ class StreamState:
         self.motion = MotionController()
         self.seeds = SeedMixer()
         self.sinks = SinkKeeper(window)
-        self.clean: dict[int, tuple[int, Tensor]] = {}  # by chunk number: its steps, its last latent frame
         self.chunks = 0  # entered so far
         self.latent_frames = 0
         self.rows = 0  # steps of the newest chunk
         self.refresh_requests: int | None = None
         self.phase = 0.0
         self.last_pixels: Pixels | None = None
-        self.flights: deque[Flight] = deque()
-        # What comes back of a micro-step goes on in the one that is `depth` later, however early it is back.
-        self.micro_steps = 0
-        self.due: dict[int, list[tuple[int, InFlight]]] = {}
-        self.denoised: dict[int, InFlight] = {}
-        self.decoded = 0
-        # Where another stage decodes: chunks whose last step is ordered and not their decoding, then those on the way.
-        self.last_steps: dict[int, InFlight] = {}
-        self.decodes_ordered = 0
-        self.decoding: dict[int, InFlight] = {}
         self.leaving: deque[Leaving] = deque()
 
 
@@ -162,7 +103,16 @@ class StreamEngine(Engine):
         self._step_limit = StepLimit()
         self._steps_asked = 1  # by the newest chunk
         self._is_broken = False  # a chunk failed; what comes before the reset is dropped, as its results would be
-        self._state = StreamState(window)
+        self._state, self._micro_steps = StreamState(window), self._new_micro_steps()
+
+    def _new_micro_steps(self) -> MicroSteps:
+        return MicroSteps(
+            self.pipe,
+            epoch=self._epoch,
+            clock=self._clock,
+            deliver=self._deliver,
+            kept_texts=lambda: {number for _, number in self._prompt_of.values()} | {item.text for item in self._apart},
+        )
 
     def prepare(self, texts: Sequence[str], *, falls_back: bool = False) -> None:
         """Have these prompts encoded. Blocks; raises UserError for one that cannot be.
@@ -254,7 +204,7 @@ class StreamEngine(Engine):
         if not self._is_broken:
             if waiting is not None:
                 self._watched(lambda: self._run(*waiting))
-            self._watched(self._land_what_is_ready)
+            self._watched(self._micro_steps.land_what_is_ready)
             self._arrive(most_left=1 if self._overlaps else 0)
         return self._take_finished()
 
@@ -262,18 +212,18 @@ class StreamEngine(Engine):
         state, started_s = self._state, time.perf_counter()
         self._choose_schedule(settings.schedule)
         if (counts := self.pipe.better_split()) is not None:
-            while state.flights:
-                self._land()
+            self._micro_steps.land_all()
             self.pipe.move_blocks(counts)
         if self._wants_other_strengths(settings):
-            self._drain()  # what is in flight finishes as it began
+            self._micro_steps.drain()  # what is in flight finishes as it began
             self._set_strengths(settings)
         item = self._enter(chunk, settings)
         if item.number == 0 or self._schedule == "latency":
-            self._run_all_steps(item)
+            self._micro_steps.take_all(item)
+            self._micro_steps.decode_finished()
             busy_rows = len(item.timesteps) if item.number else 0  # the opening is easier than what comes after it
         else:
-            busy_rows = self._micro_step(item)
+            busy_rows = self._micro_steps.take_one(item)
         item.taken_ms = 1000 * (time.perf_counter() - started_s)
         if busy_rows:
             self._step_limit.worked(busy_rows, is_full_load=state.latent_frames >= 2 * self._window.capacity)
@@ -282,7 +232,7 @@ class StreamEngine(Engine):
     def flush(self) -> list[ChunkResult]:
         results = self.poll()
         if not self._is_broken:
-            self._watched(self._drain)
+            self._watched(self._micro_steps.drain)
             self._arrive()
         return results + self._take_finished()
 
@@ -341,16 +291,16 @@ class StreamEngine(Engine):
         def take() -> None:
             if self._wants_other_strengths(item.settings):
                 self._set_strengths(item.settings)
-            self._take_all_steps(item)
+            self._micro_steps.take_all(item)
 
         self._watched(take)
 
     @torch.inference_mode()
     def decode(self, item: InFlight) -> ChunkResult:
         """The chunk's pictures. Raises ValueError for one that is not the oldest denoised and not decoded."""
-        if self._state.denoised.get(self._state.decoded) is not item:
+        if self._micro_steps.next_to_decode is not item:
             raise ValueError("chunks are decoded in the order in which they were encoded, each once, when denoised")
-        self._watched(self._decode_next)
+        self._watched(self._micro_steps.decode_next)
         self._arrive()
         return self._finished.pop()
 
@@ -362,7 +312,7 @@ class StreamEngine(Engine):
         self._is_broken = False
         self._prompts.reset()
         # The old state goes before the new one comes: both at once may not fit.
-        self._state = StreamState(self._window)
+        self._state, self._micro_steps = StreamState(self._window), self._new_micro_steps()
         self.pipe.reset()
         return self._epoch
 
@@ -377,7 +327,7 @@ class StreamEngine(Engine):
 
     def _enter(self, chunk: Chunk, settings: ChunkSettings) -> InFlight:
         state, stage = self._state, self.pipe.first
-        started = self._mark_in(stage.encoding)
+        started = stage.encoding.mark(self._clock)
         is_opening = state.chunks == 0
         change = largest_change(chunk.frames, state.last_pixels)
         state.last_pixels = chunk.frames[-1].copy()
@@ -439,12 +389,8 @@ class StreamEngine(Engine):
         item.latents = noise_scale * eps + (1.0 - noise_scale) * item.latents
         state.chunks += 1
         state.rows = len(timesteps)
-        item.spans.append(("encode", started, self._mark_in(stage.encoding), 1.0))
+        item.spans.append(("encode", started, stage.encoding.mark(self._clock), 1.0))
         return item
-
-    def _mark_in(self, lane: Lane) -> Mark:
-        with lane.apart():
-            return self._clock.mark()
 
     def _rows_that_fit(self, wanted: int, asked: int) -> int:
         """How many of the `wanted` rows the KV cache has memory for. What does not fit is tried once, not always.
@@ -479,26 +425,20 @@ class StreamEngine(Engine):
         return known[1]
 
     def _with_feedback(self, latents: Tensor, amount: float) -> Tensor:
-        """Mix in the newest clean latent that both schedules have by now: of chunk j once j and its steps are over.
-
-        With several stages its steps may take longer than that, and are waited for.
-        """
-        state = self._state
-        while any(item.number + len(item.timesteps) <= state.chunks for item in self._under_way()):
-            self._micro_step(None)
-        done = [number for number, (steps, _) in state.clean.items() if number + steps <= state.chunks]
-        if not done:
+        """Mix in the newest clean latent that there is in both schedules."""
+        clean = self._micro_steps.newest_clean(self._state.chunks)
+        if clean is None:
             return latents
-        return torch.lerp(latents, self.pipe.first.codec.as_encoded(state.clean[max(done)][1]).float(), amount)
+        return torch.lerp(latents, self.pipe.first.codec.as_encoded(clean).float(), amount)
 
-    # The two schedules.
+    # Between chunks.
 
     def _choose_schedule(self, wanted: str) -> None:
         if wanted == "auto":
             wanted = "latency" if self.pipe.depth == 1 else "throughput"
         if wanted != self._schedule:
             # Once nothing is in flight the rows are the same in both, so the change costs nothing else.
-            self._drain()
+            self._micro_steps.drain()
             self._schedule = wanted
             self._step_limit.forget_the_load()
 
@@ -512,165 +452,7 @@ class StreamEngine(Engine):
         assert loras is not None
         self.pipe.set_strengths(loras.resolved(settings.lora_strengths))
 
-    def _run_all_steps(self, item: InFlight) -> None:
-        """One chunk, its steps one after another. The opening runs on row 0 and is then copied to every row."""
-        self._take_all_steps(item)
-        self._decode_finished()
-
-    def _take_all_steps(self, item: InFlight) -> None:
-        while item.step < len(item.timesteps):
-            self._send([(item.step if item.number else 0, item)], micro_step=None)
-            self._land()
-        if not item.number and self.pipe.first.cache.writes_empty_rows:
-            self._write_empty_rows(item)
-
-    def _write_empty_rows(self, opening: InFlight) -> None:
-        """What the reference's rows compute before a chunk reaches them: of zeros, then of what the row above made.
-
-        Row i does it i times, always as the frame after the opening; all of it follows from the opening alone.
-        """
-        steps, frame = len(opening.timesteps), opening.newest_frame + 1
-        zeros = torch.zeros_like(opening.latents[:, :1])
-        above: dict[int, Tensor] = {}
-        for call in range(1, steps):
-            rows = range(call, steps)
-            orders = tuple(
-                replace(
-                    self._order_of(row, opening, step=row),
-                    chunk=NO_CHUNK,
-                    first_frame=frame,
-                    newest_frame=frame,
-                    noise=replace(opening.noise, number=call - row, is_empty=True),
-                    copies_to=(),
-                )
-                for row in rows
-            )
-            kept = self._kept_prompts([opening])
-            latents = torch.cat([above.get(row - 1, zeros) for row in rows])
-            self.pipe.send(StepOrder(self._epoch, orders, texts=kept, contexts=kept), latents, ())
-            landed = self.pipe.take()
-            above = {row: landed.latents[b : b + 1] for b, row in enumerate(rows)}
-
-    def _micro_step(self, entering: InFlight | None) -> int:
-        """One step of every chunk whose turn it is, each on its own row; -> how many rows that were.
-
-        A chunk's next step is `depth` micro-steps after the one before, on the next row.
-        """
-        state, number = self._state, self._state.micro_steps
-        state.micro_steps += 1
-        while state.flights and state.flights[0].micro_step <= number - self.pipe.depth:
-            self._land()
-        rows = state.due.pop(number, [])
-        if entering is not None:
-            rows = [(0, entering), *rows]
-        if rows:
-            self._send(rows, micro_step=number)
-        return len(rows)
-
-    def _drain(self) -> None:
-        state = self._state
-        while state.due or state.flights:
-            self._micro_step(None)
-        self._decode_finished()
-
-    def _under_way(self) -> list[InFlight]:
-        """Chunks with steps to take, or being taken."""
-        rows = [row for flight in self._state.flights for row in flight.rows]
-        rows += [row for due in self._state.due.values() for row in due]
-        return [item for _, item in rows]
-
-    def _send(self, rows: list[tuple[int, InFlight]], *, micro_step: int | None) -> None:
-        """Begin one denoising step of each item on its row, in one batch."""
-        state, started = self._state, self._clock.mark()
-        enters, side = NO_CHUNK, NOTHING
-        decodes: list[DecodeOrder] = []
-        if not self.pipe.decodes_here:
-            enters, side = next(((item.number, item.side) for _, item in rows if item.step == 0), (NO_CHUNK, NOTHING))
-            state.last_steps |= {item.number: item for _, item in rows if item.is_last_step}
-            while (item := state.last_steps.pop(state.decodes_ordered, None)) is not None:
-                decodes.append(item.decode_order)
-                state.decoding[item.number] = item
-                state.decodes_ordered += 1
-        items = [item for _, item in rows]
-        # Chunks that are denoised need their prompt for decoding, and its keys and values no more.
-        others = [*state.denoised.values(), *state.last_steps.values(), *state.decoding.values(), *self._apart]
-        order = StepOrder(
-            epoch=self._epoch,
-            rows=tuple(self._order_of(row, item, step=item.step) for row, item in rows),
-            decodes=tuple(decodes),
-            enters=enters,
-            texts=self._kept_prompts([*items, *self._under_way(), *others]),
-            contexts=tuple(sorted({item.text for item in (*items, *self._under_way())})),
-        )
-        latents = torch.cat([item.latents for item in items]) if len(items) > 1 else items[0].latents
-        self.pipe.send(order, latents, side)
-        state.flights.append(Flight(rows, started, NOT_DUE if micro_step is None else micro_step))
-
-    def _kept_prompts(self, items: list[InFlight]) -> tuple[int, ...]:
-        return tuple(sorted({item.text for item in items} | {number for _, number in self._prompt_of.values()}))
-
-    def _order_of(self, row: int, item: InFlight, *, step: int) -> RowOrder:
-        is_last = step + 1 == len(item.timesteps)
-        if item.number == 0:
-            copies_to = tuple(range(1, len(item.timesteps))) if is_last else ()
-        else:
-            # A row that joins starts as a copy of the row above as this chunk left it: the slot that this chunk
-            # wrote is the one that it writes again there, so this is the row as it stood before the chunk.
-            copies_to = (row + 1,) if item.fork_from <= row + 1 < len(item.timesteps) else ()
-        return RowOrder(
-            chunk=item.number,
-            row=row,
-            first_frame=item.first_frame,
-            newest_frame=item.newest_frame,
-            text=item.text,
-            step=step,
-            timestep=item.timesteps[step],
-            next_timestep=None if is_last else item.timesteps[step + 1],
-            noise=item.noise,
-            sink=item.sink,
-            sink_threshold=item.settings.sink_similarity,
-            copies_to=copies_to,
-        )
-
     # Out.
-
-    def _land_what_is_ready(self) -> None:
-        while self._state.flights and self.pipe.is_ready():
-            self._land()
-            self._decode_finished()
-
-    def _land(self) -> None:
-        """Take the oldest micro-step back; its chunks go on, or are denoised."""
-        state, landed = self._state, self.pipe.take()
-        flight, ended = state.flights.popleft(), self._clock.mark()
-        for b, (row, item) in enumerate(flight.rows):
-            item.latents = landed.latents[b : b + 1]
-            item.spans.append(("denoise", flight.started, ended, 1.0 / len(flight.rows)))
-            item.step += 1
-            if item.step < len(item.timesteps):
-                if flight.micro_step != NOT_DUE:
-                    state.due.setdefault(flight.micro_step + self.pipe.depth, []).append((row + 1, item))
-                continue
-            # The opening runs all its steps before the next chunk enters, in both schedules.
-            state.clean[item.number] = (len(item.timesteps) if item.number else 1, item.latents[:, -1:])
-            state.clean.pop(item.number - 2 * MAX_STEPS, None)
-            if self.pipe.decodes_here:
-                state.denoised[item.number] = item
-        for number, picture in landed.pictures.items():
-            self._deliver(state.decoding.pop(number), *picture)
-
-    def _decode_finished(self) -> None:
-        """Decode in the order of entry: the decoder remembers, and a chunk of fewer steps may be denoised first."""
-        while self._state.decoded in self._state.denoised:
-            self._decode_next()
-
-    def _decode_next(self) -> None:
-        state, started = self._state, self._clock.mark()
-        item = state.denoised.pop(state.decoded)
-        state.decoded += 1
-        picture = self.pipe.first.decode(item.decode_order, item.latents, item.side)
-        item.spans.append(("decode", started, self._mark_in(self.pipe.first.decoding), 1.0))
-        self._deliver(item, *picture)
 
     def _deliver(self, item: InFlight, pixels: Tensor, is_finite: Tensor) -> None:
         """Have a chunk's pictures sent to the host, behind all that is under way."""

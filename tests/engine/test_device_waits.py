@@ -19,12 +19,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineTraits
+from sdv2live.engine.micro_steps import InFlight
 from sdv2live.engine.model.pocket_codec import PocketCodec
 from sdv2live.engine.model.wan_transformer import POCKET, WanConfig, WanTransformer
 from sdv2live.engine.model.wan_vae import WanVAE, WanVaeConfig
 from sdv2live.engine.pocket import PocketStreamCodec
 from sdv2live.engine.prompts import PromptMixer
-from sdv2live.engine.stream import InFlight, StreamEngine
+from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.wan_codec import WanCodec
 from sdv2live.engine.window import Window

@@ -65,7 +65,7 @@ def test_twenty_thousand_latent_frames() -> None:
         engine.submit(Chunk(number, clips[number % 16]), SETTINGS)
         (result,) = engine.poll()
         assert result.is_finite
-        sizes.add((engine.cache_bytes, len(engine._state.clean), len(engine.pipe.first.times), engine._epoch))
+        sizes.add((engine.cache_bytes, len(engine._micro_steps.clean), len(engine.pipe.first.times), engine._epoch))
     assert len({size[0] for size in sizes}) == 1
     assert {size[3] for size in sizes} == {0}, "no reset"
     assert max(size[1] for size in sizes) <= 16 and max(size[2] for size in sizes) <= 32

@@ -21,13 +21,14 @@ from torch import Tensor
 
 from sdv2live.engine.balance import reference_split
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineTraits
+from sdv2live.engine.micro_steps import InFlight
 from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
 from sdv2live.engine.noise import MotionController, NoiseSource, largest_change
 from sdv2live.engine.orders import NoiseKey
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.reference_profile import ReferenceKVCache
 from sdv2live.engine.schedule import SMALLEST_FIRST, SMALLEST_GAP, first_timestep, flow_sigmas
-from sdv2live.engine.stream import InFlight, StreamEngine
+from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.window import Window
 from tests.engine.toy import drawn_, one_stage

@@ -51,7 +51,7 @@ def main(folder: Path) -> None:
     def unfold() -> None:
         window().panel.folds["engine"].setChecked(True)
         window().panel.folds["noise"].setChecked(True)
-        QTimer.singleShot(200, lambda: window().panel.ensureWidgetVisible(window().panel.folds["engine"], 0, 400))
+        QTimer.singleShot(200, lambda: window().panel.ensureWidgetVisible(window().panel.files, 0, 80))
 
     # name, what is done before it, when it may be taken
     steps: list[tuple[str, Callable[[], object], Callable[[], bool], int]] = [

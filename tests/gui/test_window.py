@@ -16,6 +16,7 @@ from PySide6.QtWidgets import (
     QApplication,
     QCheckBox,
     QComboBox,
+    QFileDialog,
     QInputDialog,
     QLineEdit,
     QPushButton,
@@ -92,6 +93,24 @@ def test_a_control_shows_what_anyone_sets(application: QApplication, live: Still
     knobs.reset(name)
     settle(application)
     assert live.registry.get(name) == live.registry.default(name) and not live.registry.is_user_set(name)
+    knobs.close()
+
+
+def test_a_file_is_added_to_those_that_are_there(
+    application: QApplication, live: StillLive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    knobs = Knobs(live.registry)
+    control = control_for(TABLE["engine.lora"], knobs)
+    field = control.findChildren(QLineEdit)[0]
+    assert field.placeholderText() == "none" and field.text() == ""
+    field.setText("/looks/ink.safetensors:0.5")
+    QTest.keyClick(field, KEYS.Key_Return)
+    chosen = iter([("/looks/film.safetensors", ""), ("", "")])  # the second time the dialog is closed
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_, **__: next(chosen))
+    plus = control.findChildren(QPushButton)[0]
+    for _ in range(2):
+        plus.click()
+        assert live.registry.get("engine.lora") == (("/looks/ink.safetensors", 0.5), ("/looks/film.safetensors", 1.0))
     knobs.close()
 
 
