@@ -99,14 +99,18 @@ def prepare(registry: Registry, *, source: str, say: Say, stop: threading.Event 
 
 
 def source_rate(spec: str) -> float | None:
-    """The rate of a source that can be asked without waiting: a file. Raises UserError where it cannot be opened."""
+    """The rate of a source that can be asked without waiting: a file; None for others. What is wrong with one, the
+    run that follows says."""
     if spec.partition(":")[0] in ("camera", "screen", "window"):
         return None
-    source = open_source(spec, loop=True)
     try:
-        return float(source.open().rate_fps)
-    finally:
-        source.close()
+        source = open_source(spec, loop=True)
+        try:
+            return float(source.open().rate_fps)
+        finally:
+            source.close()
+    except UserError:
+        return None
 
 
 def choose_again(registry: Registry, *, wanted_fps: float) -> None:

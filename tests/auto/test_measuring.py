@@ -174,6 +174,7 @@ def test_the_rate_that_is_wanted() -> None:
     assert [measuring.wanted_rate(registry, fps) for fps in (None, 16.0, 60.0)] == [30.0, 16.0, 30.0]
     assert measuring.wanted_rate(registry_of("--source-rate", "24"), None) == 24.0
     assert measuring.source_rate("clip") == 16.0 and measuring.source_rate("camera:1") is None
+    assert measuring.source_rate("file:/nowhere.mp4") is None
 
 
 def test_a_restart_while_it_runs_chooses_from_what_is_known() -> None:
