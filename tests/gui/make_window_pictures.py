@@ -27,6 +27,8 @@ from sdv2live.paths import assets_dir
 from sdv2live.registry import Registry
 from sdv2live.settings import engine_spec
 
+CALM = 0.2  # motion: no scene of the clip fades into the next one
+
 
 def main(folder: Path) -> None:
     registry = Registry()
@@ -45,6 +47,9 @@ def main(folder: Path) -> None:
     def is_running() -> bool:
         return app.session.frames_generated > 40
 
+    def is_calm() -> bool:
+        return app.session.motion < CALM
+
     def always() -> bool:
         return True
 
@@ -53,12 +58,12 @@ def main(folder: Path) -> None:
         window().panel.folds["noise"].setChecked(True)
         QTimer.singleShot(200, lambda: window().panel.ensureWidgetVisible(window().panel.files, 0, 80))
 
-    # name, what is done before it, when it may be taken
+    # name, what is done before it, when it may be taken, and not before so many milliseconds
     steps: list[tuple[str, Callable[[], object], Callable[[], bool], int]] = [
         ("loading", lambda: None, always, 500),
         ("effect", lambda: registry.set("noise.max", 0.7, origin="gui"), is_running, 900),
         ("source", view(View.SOURCE), always, 500),
-        ("split", view(View.SPLIT), always, 500),
+        ("split", view(View.SPLIT), is_calm, 1000),
         ("problem", lambda: registry.set("source.name", "camera:Front", origin="gui"), always, 2500),
         ("unfolded", unfold, always, 800),
         ("panic", lambda: registry.set("output.panic", True, origin="gui"), always, 500),
@@ -70,14 +75,13 @@ def main(folder: Path) -> None:
         if not steps:
             app.request_stop()
             return
-        name, act, is_time, wait_ms = steps[0]
-        if not is_time():
-            QTimer.singleShot(200, next_step)
-            return
-        steps.pop(0)
+        name, act, is_time, wait_ms = steps.pop(0)
         act()
 
         def take() -> None:
+            if not is_time():
+                QTimer.singleShot(200, take)
+                return
             window().grab().save(str(folder / f"{name}.png"))
             next_step()
 
