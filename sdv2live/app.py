@@ -26,7 +26,7 @@ from bridges.osc_server import OscServer
 from bridges.rack import OutputRack
 from bridges.select import make_output
 from bridges.virtual_camera import CameraChoice, camera_choices
-from sdv2live.auto.measuring import check_after, choose_again, wanted_rate, wants_auto
+from sdv2live.auto.measuring import check_after, choose_again, source_rate, wanted_rate, wants_auto
 from sdv2live.capture.base import Source
 from sdv2live.capture.cards import RANDOM_WEIGHTS_LABEL
 from sdv2live.capture.select import SourceChoice, list_sources, open_source
@@ -279,8 +279,9 @@ class LiveApp:
 
     def _before_engine_start(self) -> None:
         playing = self.sources.playing
-        rate_fps = float(playing.info.rate_fps) if playing is not None else None
-        choose_again(self.registry, wanted_fps=wanted_rate(self.registry, rate_fps))
+        if wants_auto(self.registry):
+            rate_fps = float(playing.info.rate_fps) if playing is not None else source_rate(self._wanted_source())
+            choose_again(self.registry, wanted_fps=wanted_rate(self.registry, rate_fps))
         self.spec = engine_spec(self.registry)
         self.presenter.show_at(self._picture_size(), self._label())
 

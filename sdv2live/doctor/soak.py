@@ -5,8 +5,8 @@ Half way, another process turns a knob by OSC. Runs on the main thread in place 
 
 from __future__ import annotations
 
+import contextlib
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -94,9 +94,8 @@ class Watch:
     def drive(self, app: LiveApp) -> None:
         """Until the run is over; a change by OSC half way."""
         clock, said, said_s = app.clock, "", -1
-        process: subprocess.Popen[bytes] | None = None
         self.eye.source = lambda: frame.pixels if (frame := app.session.newest_frame) is not None else None
-        try:
+        with contextlib.closing(OtherProgram()) as other:
             while not clock.wait_until(clock.now_s() + SAMPLE_S, app.stop_requested):
                 now_s, status, first_s = clock.now_s(), app.status(), app.presenter.first_picture_s
                 if first_s is None:
@@ -109,16 +108,11 @@ class Watch:
                         said_s = int(elapsed_s)
                         self.say(f"{said_s} of {self.seconds:.0f} s, {status.new_fps:.1f} new fps")
                     self._sample(app, now_s, elapsed_s)
-                    if process is None and app.osc is not None and elapsed_s >= self.seconds / 2:
-                        process = send_change(app.osc.port, app.registry)
+                    if not other.has_sent and app.osc is not None and elapsed_s >= self.seconds / 2:
+                        other.turn_knob(app.osc.port, app.registry)
                 if app.is_over():
                     break
             self._end(app)
-        finally:
-            if process is not None:
-                end_child(process, grace_s=SENDER_LIMIT_S)
-                assert process.stdout is not None
-                process.stdout.close()
 
     def _sample(self, app: LiveApp, now_s: float, elapsed_s: float) -> None:
         status = app.status()
@@ -230,13 +224,25 @@ def cap_of(registry: Registry) -> float:
 # ---- the other program -------------------------------------------------------------------------------------------
 
 
-def send_change(port: int, registry: Registry) -> subprocess.Popen[bytes]:
-    """Have a process of its own turn the knob by OSC; -> the process, which ends by itself."""
-    now = float(registry.get(KNOB))
-    value = round(now - NUDGE if now > 0.5 else now + NUDGE, 3)
-    process = start_child("sdv2live.doctor.soak_sender")
-    assert process.stdin is not None
-    process.stdin.write(json.dumps({"port": port, "address": TABLE[KNOB].osc_addresses[0], "value": value}).encode())
-    process.stdin.write(b"\n")
-    process.stdin.flush()
-    return process
+class OtherProgram:
+    """A process that sends by OSC. Started early: what that costs is no part of what is measured."""
+
+    def __init__(self) -> None:
+        self._process = start_child("sdv2live.doctor.soak_sender")
+        self.has_sent = False
+
+    def turn_knob(self, port: int, registry: Registry) -> None:
+        """Have it send another value of the knob; once."""
+        self.has_sent = True
+        now = float(registry.get(KNOB))
+        value = round(now - NUDGE if now > 0.5 else now + NUDGE, 3)
+        wish = {"port": port, "address": TABLE[KNOB].osc_addresses[0], "value": value}
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it is gone, and the sheet says that nothing was heard
+            self._process.stdin.write(json.dumps(wish).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def close(self) -> None:
+        end_child(self._process, grace_s=SENDER_LIMIT_S)
+        assert self._process.stdout is not None
+        self._process.stdout.close()

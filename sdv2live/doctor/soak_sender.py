@@ -12,6 +12,9 @@ from bridges.osc_server import HOST
 
 def main() -> None:
     """What is to be sent comes as one line of JSON on standard input."""
-    wish = json.loads(sys.stdin.readline())
+    line = sys.stdin.readline()
+    if not line:
+        return  # the run was over before
+    wish = json.loads(line)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.sendto(encode(wish["address"], [wish["value"]]), (HOST, wish["port"]))

@@ -185,7 +185,7 @@ def test_a_restart_while_it_runs_chooses_from_what_is_known() -> None:
     for name, value in (("engine.name", "auto"), ("engine.size", "64x64")):
         assert registry.set(name, value, origin="gui").status == "accepted"
     app._before_engine_start()  # what the session does for engine.restart
-    assert app.choice == "auto: pocket 64x64, 1 step, latency: 90.0 fps measured, 30 wanted"
+    assert app.choice == "auto: pocket 64x64, 1 step, latency: 90.0 fps measured, 16 wanted"  # the clip's rate
     assert app.spec.name == "pocket" and app.spec.size_wh == (64, 64)
     assert app.status().choice == app.summary()["choice"] == app.choice
     registry.set("engine.size", "96x96", origin="gui")

@@ -154,14 +154,14 @@ def test_a_rehearsal_that_is_real(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     answer = subprocess.run(
         [*command, "--osc-port", port, "--source", "pattern", "--output", f"file:{output}"],
-        env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+        env=env, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert answer.returncode in (0, 1), answer.stderr
     whole = json.loads(answer.stdout)
     found = {one["name"]: one for one in whole["findings"]}
     assert whole["is_whole"] and whole["passed"] == (answer.returncode == 0)
     assert {"rehearsal", "frames made", "age", "OSC change", "still picture", f"output file:{output}"} <= found.keys()
-    assert found["OSC change"]["text"].startswith("seen ") and found["rehearsal"]["state"] == "ok"
+    assert found["OSC change"]["text"].startswith(("seen ", "it was heard")) and found["rehearsal"]["state"] == "ok"
     brought = traits_of(EngineSpec("pocket", (64, 64))).defaults["noise.max"]
     assert abs(whole["figures"]["settings"]["noise.max"] - brought) == pytest.approx(0.1)
     assert output.stat().st_size > 0 and "running" in answer.stderr
