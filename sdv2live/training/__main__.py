@@ -60,6 +60,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="go on from the weights of an exported model, such as assets/pocket, instead of from the stages before",
     )
+    run.add_argument(
+        "--rate", type=float, default=1.0, help="times the learning rates of stages b, c and d (default: 1)"
+    )
     length = run.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="minutes for each stage (default: a 2-core schedule)")
     length.add_argument("--steps", type=int, help="steps for each stage")
@@ -107,7 +110,9 @@ def main(arguments: list[str] | None = None) -> int:
                 budget = Budget(steps=args.steps or WORDS_STEPS)
             else:
                 budget = Budget(minutes=args.minutes or MINUTES[stage])
-            STAGES[stage](Setup(args.work, torch.device(args.device), args.seed, args.workers, args.model), budget)
+            device = torch.device(args.device)
+            setup = Setup(args.work, device, args.seed, args.workers, args.model, args.rate)
+            STAGES[stage](setup, budget)
     elif args.command == "evaluate":
         keep_freed_memory()
         out = args.out or Path(tempfile.mkdtemp(prefix="sdv2live-evaluation-"))

@@ -18,6 +18,7 @@ class Setup:
     """Where and how all stages run. workers: threads with a batch each, in the stages that are long on a CPU (c, d).
 
     model: the folder of an exported model whose weights a stage starts from, instead of those of the stages before.
+    rate: times a stage's learning rates; a short stretch from good weights wants less than 1.
     """
 
     work: Path
@@ -25,6 +26,7 @@ class Setup:
     seed: int = 0
     workers: int = 1
     model: Path | None = None
+    rate: float = 1.0
 
     @property
     def start(self) -> str:

@@ -140,7 +140,7 @@ def stage_b(setup: Setup, budget: Budget) -> None:
     codec = load_codec(setup, "a")
     text = load_text(setup)
     batches = Batches(setup.work / "pools", prompt_tokens(text, seed=setup.seed), setup.device)
-    parameters = {1.5e-3: codec.decoder_parameters()}
+    parameters = {1.5e-3 * setup.rate: codec.decoder_parameters()}
     loop = Loop("b", setup.work, {"codec": codec}, parameters, budget=budget, seed=setup.seed, start=setup.start)
     for rng in loop.steps():
         batch = batches.styled(rng, 4, 4 if rng.random() < 0.7 else 8, 96)
@@ -194,7 +194,7 @@ def stage_c(setup: Setup, budget: Budget) -> None:
         "c",
         setup.work,
         modules,
-        {1e-3: list(dit.parameters())},
+        {1e-3 * setup.rate: list(dit.parameters())},
         budget=budget,
         seed=setup.seed,
         start=setup.start,
@@ -243,7 +243,7 @@ def stage_d(setup: Setup, budget: Budget) -> None:
     dit = WanTransformer(POCKET).to(setup.device)
     dit.load_state_dict(setup.weights("dit", "c"))
     modules: dict[str, nn.Module] = {"codec": codec, "dit": dit}
-    parameters = {8e-4: codec.decoder_parameters(), 3e-4: list(dit.parameters())}
+    parameters = {8e-4 * setup.rate: codec.decoder_parameters(), 3e-4 * setup.rate: list(dit.parameters())}
     loop = Loop("d", setup.work, modules, parameters, budget=budget, seed=setup.seed, start=setup.start)
     with Workers(modules, setup.workers) as team:
         for rng in loop.steps():

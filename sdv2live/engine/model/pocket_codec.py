@@ -10,6 +10,7 @@ become pixels and back, and moves in long runs.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -382,9 +383,10 @@ def _with_statistics(features: Tensor, cells: Tensor, pooling: Tensor) -> Tensor
 
 
 def _mean_around(x: Tensor, side: int) -> Tensor:
-    """Mean over side x side places, [N, h, w, C]; what lies outside does not count."""
-    mean = F.avg_pool2d(x.permute(0, 3, 1, 2), side, 1, side // 2, count_include_pad=False)
-    return mean.permute(0, 2, 3, 1)
+    """Mean over side x side places, [N, h, w, C]; what lies outside does not count. Lines first, then columns."""
+    pool = functools.partial(F.avg_pool2d, stride=1, count_include_pad=False)
+    lines = pool(x.permute(0, 3, 1, 2), (1, side), padding=(0, side // 2))
+    return pool(lines, (side, 1), padding=(side // 2, 0)).permute(0, 2, 3, 1)
 
 
 def _spread(moments: Tensor) -> Tensor:
