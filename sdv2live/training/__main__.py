@@ -5,22 +5,28 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
 
 from sdv2live.engine.host_memory import keep_freed_memory
 from sdv2live.engine.pocket_words import load_text_encoder
+from sdv2live.paths import assets_dir
 from sdv2live.training.data import LARGE, SMALL, make_pools
-from sdv2live.training.evaluate import evaluate, load_model, table
+from sdv2live.training.effects import LOOKS
+from sdv2live.training.evaluate import DRIFT_CHUNKS, evaluate
 from sdv2live.training.export import NETWORKS, export
 from sdv2live.training.loop import Budget
 from sdv2live.training.reading import words_table
-from sdv2live.training.train import STAGES, Setup
+from sdv2live.training.report import report, too_cheap
+from sdv2live.training.setup import Setup
+from sdv2live.training.train import STAGES
 
 # Minutes on two CPU cores; the text stage is counted in steps because it is short everywhere.
 MINUTES = {"a": 11.0, "b": 37.0, "c": 36.0, "d": 30.0}
-WORDS_STEPS = 3000
+WORDS_STEPS = 4000
+FROM_NOTHING = ("words", "a")
 
 
 def _stage(name: str) -> str:
@@ -47,12 +53,26 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--workers", type=int, default=1, help="threads with a batch each (stages c and d); use --threads 1"
     )
+    run.add_argument(
+        "--from",
+        dest="model",
+        type=Path,
+        metavar="FOLDER",
+        help="go on from the weights of an exported model, such as assets/pocket, instead of from the stages before",
+    )
+    run.add_argument(
+        "--rate", type=float, default=1.0, help="times the learning rates of stages b, c and d (default: 1)"
+    )
     length = run.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="minutes for each stage (default: a 2-core schedule)")
     length.add_argument("--steps", type=int, help="steps for each stage")
     evaluation = commands.add_parser("evaluate", help="figures and contact sheets on held-out pictures")
     evaluation.add_argument("--video", type=Path, help="also a video file, at least 16 frames")
-    evaluation.add_argument("--model", type=Path, required=True, help="folder of the exported model")
+    evaluation.add_argument("--look", action="append", choices=tuple(LOOKS), help="this one; repeatable (default: all)")
+    evaluation.add_argument("--out", type=Path, help="folder for figures and contact sheets (default: a new one)")
+    evaluation.add_argument(
+        "--drift-chunks", type=int, default=DRIFT_CHUNKS, help="chunks of the drift test; 0 leaves it out"
+    )
     exporting = commands.add_parser("export", help="write the weights for the app")
     exporting.add_argument("--model", type=Path, required=True, help="folder to write to")
     exporting.add_argument(
@@ -62,37 +82,46 @@ def parser() -> argparse.ArgumentParser:
         help="this one, and leave the others as they lie in the folder; repeatable (default: all)",
     )
     reading = commands.add_parser("words", help="how well a model reads prompts that it was not trained on")
-    reading.add_argument("--model", type=Path, required=True, help="folder of the exported model")
-    for command in (data, run, evaluation, exporting):
+    for command in (evaluation, reading):
+        command.add_argument("--model", type=Path, default=assets_dir() / "pocket", help="default: what ships")
+    for command in (data, run, exporting):
         command.add_argument("--work", type=Path, required=True, help="folder for pools, checkpoints and sheets")
     for command in (data, run):
         command.add_argument("--seed", type=int, default=0)
+    run.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for command in (run, evaluation):
-        command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
         command.add_argument("--threads", type=int, default=2, help="CPU threads")
     return top
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 when it went well."""
-    args = parser().parse_args(arguments)
+    top = parser()
+    args = top.parse_args(arguments)
     if args.command in ("run", "evaluate"):
         torch.set_num_threads(args.threads)
     if args.command == "data":
         make_pools(args.work / "pools", (SMALL, LARGE), seed=args.seed, processes=args.processes)
     elif args.command == "run":
+        if args.model and (scratch := [stage for stage in args.stages if stage in FROM_NOTHING]):
+            top.error(f"stage {scratch[0]} starts from nothing: name b, c or d with --from")
         for stage in args.stages:
             if args.steps or (stage == "words" and not args.minutes):
                 budget = Budget(steps=args.steps or WORDS_STEPS)
             else:
                 budget = Budget(minutes=args.minutes or MINUTES[stage])
-            STAGES[stage](Setup(args.work, torch.device(args.device), args.seed, args.workers), budget)
+            device = torch.device(args.device)
+            setup = Setup(args.work, device, args.seed, args.workers, args.model, args.rate)
+            STAGES[stage](setup, budget)
     elif args.command == "evaluate":
         keep_freed_memory()
-        device = torch.device(args.device)
-        rows = evaluate(args.model, args.work / "sheets", video=args.video, device=device)
-        print(table(rows))
-        print(words_table(load_model(args.model, device).text))
+        out = args.out or Path(tempfile.mkdtemp(prefix="sdv2live-evaluation-"))
+        looks = args.look or list(load_text_encoder(args.model).looks)
+        found = evaluate(args.model, out, video=args.video, looks=looks, drift_chunks=args.drift_chunks)
+        print(report(found))
+        print(words_table(load_text_encoder(args.model)))
+        print(f"\nContact sheets and figures: {out}")
+        return 1 if too_cheap(found.rows) else 0
     elif args.command == "words":
         print(words_table(load_text_encoder(args.model)))
     else:

@@ -18,19 +18,24 @@ from sdv2live.training.effects import COLOURS, LOOKS, strength_of_noise
 LOOK_NAMES, COLOUR_NAMES = tuple(LOOKS), tuple(COLOURS)
 # Looks that need more room to be learned are drawn more often.
 LOOK_SHARES = {
-    "identity": 0.6,
-    "oil": 1.8,
-    "watercolour": 1.4,
-    "pencil": 0.8,
-    "ink": 0.8,
-    "neon": 1.8,
-    "pixel": 2.2,
-    "cel": 1.9,
+    "identity": 0.8,
+    "oil": 2.2,
+    "watercolour": 1.8,
+    "pencil": 0.6,
+    "ink": 0.6,
+    "neon": 1.6,
+    "thermal": 0.8,
+    "pixel": 2.6,
+    "cel": 2.4,
     "night": 0.6,
     "vintage": 0.4,
+    "halftone": 2.0,
+    "glass": 2.8,
 }
 PLAIN_SHARE = 0.55  # of the samples keep the look's own colours
 MIX_SHARE = 0.08  # of the samples are between two looks, as a transition is
+SIGMA_FULL = 0.5  # the noise scale from which on all of a look is asked for
+STILL_SHARE = 0.2  # of the samples are one frame held
 
 
 @dataclass(frozen=True)
@@ -85,14 +90,23 @@ class Batches:
         return (torch.stack(rows) * 2 - 1).to(self.device)
 
     def styled(
-        self, rng: np.random.Generator, clips: int, frames: int, side_px: int, *, pool_name: str | None = None
+        self,
+        rng: np.random.Generator,
+        clips: int,
+        frames: int,
+        side_px: int,
+        *,
+        pool_name: str | None = None,
+        look: str | None = None,
     ) -> Batch:
-        """Sources, their styled targets and what asks for them."""
+        """Sources, their styled targets and what asks for them; look: this one at full strength, in its own colours."""
         rows = []
         for _ in range(clips):
             pool = self.pools[pool_name or ("large" if rng.random() < 0.25 else "small")]
-            wish = self._wish(rng)
+            wish = self._wish(rng) if look is None else _Wish([0, LOOK_NAMES.index(look)], 0.0, 0, SIGMA_FULL)
             pieces = self._crop(pool, rng, wish.looks, frames, side_px)
+            if rng.random() < STILL_SHARE:
+                pieces = [piece[:1].expand_as(piece) for piece in pieces]
             rows.append((pieces[0], *self._styled(wish, pieces, rng), wish.noise_scale))
         return self._batch(rows)
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sdv2live.training.effects import LOOKS
+from sdv2live.training.effects import LOOKS, Effect
 
 Picture = NDArray[Any]  # uint8 RGB throughout; cv2's own types say no more than that it is an array
 
@@ -241,26 +241,45 @@ def _done_marks(folder: Path, spec: PoolSpec) -> NDArray[Any]:
     return np.lib.format.open_memmap(path, "w+", np.uint8, (spec.clips,))
 
 
+def _styled(clip: Picture, look: Effect) -> Picture:
+    planar = torch.from_numpy(clip).permute(0, 3, 1, 2).float() / 255
+    return np.asarray((look(planar).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy())
+
+
 def _fill(job: tuple[Path, PoolSpec, int, int]) -> None:
     """One clip and all its looks, into the pool."""
     folder, spec, seed, index = job
     torch.set_num_threads(1)
     clip = make_clip(seed, index, spec.frames, spec.side_px)
-    planar = torch.from_numpy(clip).permute(0, 3, 1, 2).float() / 255
     for name, look in LOOKS.items():
-        styled = (look(planar).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-        _open(folder, spec, name, "r+")[index] = styled
+        _open(folder, spec, name, "r+")[index] = _styled(clip, look)
     _done_marks(folder, spec)[index] = 1
 
 
+def _add_look(folder: Path, spec: PoolSpec, name: str) -> None:
+    """A look that came after the pool was made, of the clips that lie in it; the file appears whole or not at all."""
+    part = f"{name}.part"
+    path, styled = folder / f"{spec.name}-{part}.npy", _open(folder, spec, part, "w+")
+    clips = _open(folder, spec, "identity", "r")
+    for index in np.flatnonzero(_done_marks(folder, spec)):
+        styled[index] = _styled(np.array(clips[index]), LOOKS[name])
+    print(f"data: {name} added to pool {spec.name}", file=sys.stderr, flush=True)
+    path.rename(folder / f"{spec.name}-{name}.npy")
+
+
 def make_pools(folder: Path, specs: tuple[PoolSpec, ...], *, seed: int, processes: int) -> None:
-    """Fill the pools; clips that are already there are kept."""
+    """Fill the pools; clips that are already there are kept, and get the looks that they lack."""
     folder.mkdir(parents=True, exist_ok=True)
     jobs: list[tuple[Path, PoolSpec, int, int]] = []
     for spec in specs:
+        is_begun = _done_marks(folder, spec).any()
         for name in LOOKS:
+            if is_begun and not (folder / f"{spec.name}-{name}.npy").exists():
+                _add_look(folder, spec, name)
             _open(folder, spec, name, "w+")
         jobs += [(folder, spec, seed, int(i)) for i in np.flatnonzero(_done_marks(folder, spec) == 0)]
+    if not jobs:
+        return
     # In an order that mixes the pools, so that a run cut short has some of each.
     jobs.sort(key=lambda job: job[3] / job[1].clips)
     start = time.monotonic()

@@ -2,8 +2,8 @@
 
 Every look is a function of one frame, [N, 3, H, W] float in [0, 1] -> the same, on any device and at any size that is
 a multiple of 8. Lengths are in pixels of the output. Choices are soft (weights, sigmoids) because a hard choice flips
-between neighbouring frames and shows as flicker. Nothing depends on the place in the picture except the grid of
-`pixel`, whose blocks of 8 start at the corner; crops must therefore be aligned to 8.
+between neighbouring frames and shows as flicker. Nothing depends on the place in the picture except the grids of
+`pixel` and `halftone`, whose period of 8 starts at the corner; crops must therefore be aligned to 8.
 """
 
 from __future__ import annotations
@@ -209,6 +209,46 @@ def cel(x: Tensor) -> Tensor:
     return (flat.clamp(0, 1) * (0.12 + 0.88 * line)).clamp(0, 1)
 
 
+def dot_screen(height: int, width: int, device: torch.device) -> Tensor:
+    """A printer's screen turned by 45 degrees, [1, 1, H, W] in [-1, 1]: 1 where dots grow from, two in each 8 x 8."""
+    down, across = (
+        ((torch.arange(side, device=device) + 0.5) * (2 * math.pi / BLOCK_PX)).cos() for side in (height, width)
+    )
+    return (down[:, None] * across[None, :])[None, None]
+
+
+def halftone(x: Tensor) -> Tensor:
+    """A printed comic: coloured dots on paper that grow with the shade, solid black in the shadows, black outlines."""
+    flat = kuwahara(x, reach_px=3, blob_px=1.6)
+    grey = luma(flat)
+    shade = 1 - gauss(grey, 2.5)
+    dot = torch.sigmoid(5 * (dot_screen(x.shape[-2], x.shape[-1], x.device) + 2.4 * shade - 1.4))
+    vivid = saturate(flat, 2.2).clamp(0, 1)
+    vivid = vivid / vivid.amax(1, keepdim=True).clamp_min(0.25) * (0.35 + 0.6 * grey)
+    paper = torch.tensor([1.0, 0.97, 0.88], device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
+    ground = paper + 0.35 * (vivid - paper)
+    printed = ground + dot * (vivid - ground)
+    solid = torch.sigmoid(26 * (gauss(grey, 1.2) - 0.17))
+    line = torch.sigmoid(60 * (gauss(grey, 0.8) - gauss(grey, 2.2) + 0.03))
+    black = torch.tensor([0.05, 0.04, 0.08], device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
+    return (black + solid * line * (printed - black)).clamp(0, 1)
+
+
+def glass(x: Tensor) -> Tensor:
+    """Stained glass with light behind it: large panes of deep colour, brighter in their middle, set in dark lead."""
+    pane = kuwahara(kuwahara(x, reach_px=4, blob_px=1.8), reach_px=4, blob_px=1.8, power=8)
+    grey = luma(pane)
+    steps = soft_posterise(grey, 5, sharpness=14)
+    pane = saturate(pane * (0.85 * steps + 0.08) / (grey + 0.05), 2.1).clamp(0, 1)
+    gx, gy = gradient(gauss(luma(pane), 1.0))
+    edge = (gx * gx + gy * gy + 1e-6).sqrt()
+    lead = torch.sigmoid(150 * (gauss(edge, 1.1) - 0.026))
+    light = 1.2 - 0.5 * gauss(lead, 3.0)
+    came = torch.tensor([0.07, 0.07, 0.09], device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
+    lit = (0.06 + 0.94 * pane) * light
+    return (lit + lead * (came - lit)).clamp(0, 1)
+
+
 def night(x: Tensor) -> Tensor:
     """Day for night: dark and blue, lamps still warm and glowing."""
     grey = luma(x)
@@ -261,7 +301,11 @@ LOOKS: dict[str, Effect] = {
     "cel": cel,
     "night": night,
     "vintage": vintage,
+    "halftone": halftone,
+    "glass": glass,
 }
+
+STROKE_LOOKS = ("oil", "watercolour", "pencil", "ink", "cel", "halftone", "glass")
 
 COLOURS: dict[str, Effect] = {
     "none": identity,

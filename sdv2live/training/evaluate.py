@@ -1,13 +1,17 @@
-"""How good the pocket model is on pictures it never saw. Owns: the held-out clips, the table and the contact sheets.
+"""How good the pocket model is on pictures it never saw. Owns: the held-out clips, the runs, the contact sheets.
 
-Knows the exported weights alone, as the engine does. PSNR is to the drawn target, in dB, over 16-frame windows of one
-denoising step with noise fixed over time; a difference under 0.5 dB is noise.
+Knows the exported weights alone and plays them through the live engine, chunk after chunk; the figures are `quality`,
+the tables `report`. A clip is measured from its second chunk on, against the look drawn at that noise scale: its blend
+with the source under 0.5. Noise is fixed over time, one seed; a difference under 0.5 dB is noise.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import cv2
@@ -16,18 +20,24 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.model.pocket_codec import PocketCodec
 from sdv2live.engine.model.pocket_text import PocketTextEncoder
 from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
-from sdv2live.training import vocabulary
-from sdv2live.training.data import Picture, package_file, read_picture
-from sdv2live.training.effects import COLOURS, LOOKS
-from sdv2live.training.losses import psnr
+from sdv2live.engine.pocket import build_pocket
+from sdv2live.frames import Pixels
+from sdv2live.training import quality, vocabulary
+from sdv2live.training.data import package_file, read_picture
+from sdv2live.training.effects import COLOURS, LOOKS, strength_of_noise
+from sdv2live.training.quality import Figures
 from sdv2live.training.train import channels_last, decode_clip, denoise
 
-SIDE_PX, FRAMES = 256, 16
+SIZES_WH = ((256, 256), (384, 224))
+FRAMES, CHUNK = 12, 4
+Mix = tuple[tuple[str, float], ...]
 SIGMA = 0.5
-Z_COST_LOOKS = ("oil", "cel")
+NOISES, STEPS = (0.2, 0.5, 0.7), (1, 2)
+DRIFT_CHUNKS, DRIFT_SIZE_WH = 500, (128, 128)
 PROMPTS = {name: phrases[0] for name, phrases in vocabulary.LOOK_WORDS.items()}
 
 
@@ -54,60 +64,72 @@ def load_model(folder: Path, device: torch.device) -> Model:
     return Model(codec, text, dit, config)
 
 
-def still_with_motion(picture: Picture, scale: float, *, is_moving: bool = True) -> Picture:
-    """A slow pan, zoom and turn over a picture, [T, S, S, 3]; scale is source pixels for an output pixel."""
+def still_with_motion(picture: Pixels, scale: float, size_wh: tuple[int, int]) -> Pixels:
+    """A slow pan, zoom and turn over a picture, [T, H, W, 3]; scale is source pixels for an output pixel."""
     if scale > 1.3:
-        picture = cv2.resize(picture, None, fx=1 / scale, fy=1 / scale, interpolation=cv2.INTER_AREA)
+        picture = np.asarray(cv2.resize(picture, None, fx=1 / scale, fy=1 / scale, interpolation=cv2.INTER_AREA))
         scale = 1.0
-    out = np.empty((FRAMES, SIDE_PX, SIDE_PX, 3), np.uint8)
+    middle = np.array([picture.shape[1] / 2, picture.shape[0] / 2])
+    out = np.empty((FRAMES, size_wh[1], size_wh[0], 3), np.uint8)
     for t in range(FRAMES):
-        moved = t * is_moving
-        matrix = cv2.getRotationMatrix2D(
-            (picture.shape[1] / 2, picture.shape[0] / 2), 0.25 * moved, (1 + 0.004 * moved) / scale
-        )
-        matrix[:, 2] += (
-            np.array([SIDE_PX - picture.shape[1], SIDE_PX - picture.shape[0]]) / 2 + np.array([0.8, -0.5]) * moved
-        )
-        out[t] = cv2.warpAffine(picture, matrix, (SIDE_PX, SIDE_PX), borderMode=cv2.BORDER_REFLECT_101)
+        matrix = cv2.getRotationMatrix2D(middle.tolist(), 0.25 * t, (1 + 0.004 * t) / scale)
+        matrix[:, 2] += np.array(size_wh) / 2 - middle + np.array([0.8, -0.5]) * t
+        out[t] = cv2.warpAffine(picture, matrix, size_wh, borderMode=cv2.BORDER_REFLECT_101)
     return out
 
 
-def video_frames(path: Path, count: int) -> Picture:
-    """The first frames of a video, centre-cropped to a square and resized."""
+def video_frames(path: Path, count: int, size_wh: tuple[int, int]) -> Pixels:
+    """The first frames of a video, its middle cut to the size's shape and resized."""
     video = cv2.VideoCapture(str(path))
-    frames: list[Picture] = []
+    frames: list[Pixels] = []
     while len(frames) < count:
         is_read, frame = video.read()
         if not is_read:
             break
-        side = min(frame.shape[:2])
-        top, left = (frame.shape[0] - side) // 2, (frame.shape[1] - side) // 2
-        square = frame[top : top + side, left : left + side]
-        frames.append(cv2.resize(square, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)[..., ::-1])
+        scale = min(frame.shape[1] / size_wh[0], frame.shape[0] / size_wh[1])
+        width, height = (int(side * scale) for side in size_wh)
+        top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
+        middle = frame[top : top + height, left : left + width]
+        frames.append(np.asarray(cv2.resize(middle, size_wh, interpolation=cv2.INTER_AREA)[..., ::-1], np.uint8))
     video.release()
     if len(frames) < count:
         raise ValueError(f"{path} has {len(frames)} frames, {count} are needed")
     return np.stack(frames)
 
 
-def held_out_clips(video: Path | None) -> dict[str, Picture]:
+def held_out_clips(video: Path | None, size_wh: tuple[int, int]) -> dict[str, Pixels]:
+    """A cat, a face, and a video if one is given: [T, H, W, 3] uint8."""
+    pictures = {"chelsea": 1.1, "astronaut": 1.8}
     clips = {
-        "chelsea": still_with_motion(read_picture(package_file("skimage", "data/chelsea.png")), 1.1),
-        "astronaut": still_with_motion(read_picture(package_file("skimage", "data/astronaut.png")), 1.8),
+        name: still_with_motion(read_picture(package_file("skimage", f"data/{name}.png")), scale, size_wh)
+        for name, scale in pictures.items()
     }
     if video is not None:
-        clips["video"] = video_frames(video, FRAMES)
+        clips["video"] = video_frames(video, FRAMES, size_wh)
     return clips
 
 
-def to_planar(frames: Picture) -> Tensor:
-    """[T, S, S, 3] uint8 -> [1, T, 3, S, S] in [-1, 1]."""
+def to_planar(frames: Pixels) -> Tensor:
+    """[T, H, W, 3] uint8 -> [1, T, 3, H, W] in [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)[None].float() / 127.5 - 1
+
+
+def drawn(frames: Pixels, look: str, colour: str = "none") -> Pixels:
+    """The target at full strength: the look drawn, [T, H, W, 3] uint8."""
+    target = COLOURS[colour](LOOKS[look](to_planar(frames)[0] / 2 + 0.5))
+    return np.asarray((target.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy())
+
+
+def blended(frames: Pixels, target: Pixels, noise: float) -> Pixels:
+    """As much of the target over the source as a noise scale asks for."""
+    strength = float(strength_of_noise(torch.tensor(noise)))
+    mixed = frames.astype(np.float32) * (1 - strength) + target.astype(np.float32) * strength
+    return np.asarray(mixed.round(), np.uint8)
 
 
 @torch.no_grad()
 def restyle(model: Model, source: Tensor, prompt: str, *, sigma: float = SIGMA) -> tuple[Tensor, Tensor]:
-    """One denoising step over a 16-frame clip -> (pictures, the same with the DiT's latent put to nought)."""
+    """One denoising step over a whole clip -> (pictures, the same with the DiT's latent put to nought)."""
     device = source.device
     tokens = model.text.encode([prompt])
     latent, side = model.codec.encode(source)
@@ -118,90 +140,170 @@ def restyle(model: Model, source: Tensor, prompt: str, *, sigma: float = SIGMA) 
     return decode_clip(model.codec, clean, side, style), decode_clip(model.codec, torch.zeros_like(clean), side, style)
 
 
-@dataclass
-class Row:
-    """One look on one clip, PSNR in dB: doing nothing, ours, perfect latents, latents of nought, ours at half strength.
+def asking(look: str) -> Mix:
+    """The prompt of a look alone."""
+    return ((PROMPTS[look], 1.0),)
 
-    still_flicker: mean difference of following frames of a still picture, in grey levels of 255; the target's is 0.
-    """
+
+class Player:
+    """The live engine over clips of one size, each from a fresh start."""
+
+    def __init__(self, folder: Path, size_wh: tuple[int, int]) -> None:
+        self._engine = build_pocket(EngineSpec("pocket", size_wh), folder)
+        self._chunks = 0
+
+    def play(self, frames: Pixels, mix: Mix, *, noise: float = SIGMA, steps: int = 1, seed: int = 1) -> Pixels:
+        """What a live run shows of the frames, a multiple of 4 of them."""
+        settings = ChunkSettings(mix=mix, steps_count=steps, noise_max=noise, noise_min=noise, seed=seed)
+        return np.concatenate(list(self.stream(np.split(frames, len(frames) // CHUNK), settings)))
+
+    def stream(self, chunks: Iterable[Pixels], settings: ChunkSettings) -> Iterator[Pixels]:
+        """Chunk by chunk."""
+        self._engine.reset()
+        for chunk in chunks:
+            self._chunks += 1
+            self._engine.submit(Chunk(self._chunks, np.ascontiguousarray(chunk)), settings)
+            for result in self._engine.poll():
+                yield result.frames
+
+
+@dataclass(frozen=True)
+class Row:
+    """One look on one clip at one size. figures by "noise / steps"; zero_cost_db: what a latent of nought costs."""
 
     clip: str
+    size_wh: tuple[int, int]
     look: str
-    nothing: float
-    ours: float
-    oracle: float
-    zero: float
-    half: float
-    still_flicker: float
+    figures: dict[str, Figures]
+    zero_cost_db: float
 
 
-@torch.no_grad()
-def evaluate(folder: Path, out: Path, *, video: Path | None, device: torch.device) -> list[Row]:
-    """All looks on all held-out clips; writes evaluation.json and a contact sheet a clip into `out`."""
-    model = load_model(folder, device)
+@dataclass(frozen=True)
+class Knobs:
+    """What the knobs do to a look on one picture, in grey levels of 255 unless said.
+
+    flicker: of a still picture. strengths: distance from the source by rising noise. largest_step: of a blend from oil
+    in ten steps, as a share of the way. seeds: distance between two seeds; seed_psnr: their PSNR to the target, in dB.
+    drift_db: PSNR to the target in the last tenth of DRIFT_CHUNKS chunks less that in the first.
+    """
+
+    look: str
+    flicker: float
+    strengths: list[float]
+    largest_step: float
+    seeds: float
+    seed_psnr: tuple[float, float]
+    drift_db: float
+
+
+@dataclass
+class Evaluation:
+    rows: list[Row] = field(default_factory=list)
+    knobs: list[Knobs] = field(default_factory=list)
+
+
+def evaluate(folder: Path, out: Path, *, video: Path | None, looks: list[str], drift_chunks: int) -> Evaluation:
+    """All looks on all held-out clips and sizes; writes evaluation.json and contact sheets into `out`.
+
+    drift_chunks: 0 leaves drift out.
+    """
+    model = load_model(folder, torch.device("cpu"))
     out.mkdir(parents=True, exist_ok=True)
-    rows: list[Row] = []
-    for clip_name, frames in held_out_clips(video).items():
-        source = to_planar(frames).to(device)
-        still = source[:, :1].expand(-1, 8, -1, -1, -1).contiguous()
-        tiles = []
-        for look in LOOKS:
-            prompt = PROMPTS[look]
-            target = LOOKS[look](source[0] / 2 + 0.5)[None] * 2 - 1
-            ours, zero = restyle(model, source, prompt)
-            style = model.codec.style(model.text.encode([prompt]), torch.full((1,), SIGMA, device=device))
-            perfect = model.codec.normalise(model.codec.raw_latent(target)[0])
-            oracle = decode_clip(model.codec, perfect, model.codec.encode(source)[1], style)
-            blend = torch.lerp(source, target, 0.5)[:, :8]
-            half = restyle(model, source[:, :8], prompt, sigma=SIGMA / 2)[0]
-            quiet = restyle(model, still, prompt)[0][:, 4:].clamp(-1, 1)
-            rows.append(
-                Row(
-                    clip_name,
-                    look,
-                    min(psnr(source, target), 99.0),
-                    psnr(ours, target),
-                    psnr(oracle, target),
-                    psnr(zero, target),
-                    psnr(half, blend),
-                    float(quiet.diff(dim=1).abs().mean()) * 127.5,
-                )
-            )
-            tiles.append(torch.cat([source[0, 9], target[0, 9], ours[0, 9]], 2))
-        _write_sheet(out / f"looks-{clip_name}.png", tiles)
-        grades = []
-        for colour in COLOURS:
-            phrase = PROMPTS["oil"] if colour == "none" else f"{vocabulary.COLOUR_WORDS[colour][0]} {PROMPTS['oil']}"
-            target = COLOURS[colour](LOOKS["oil"](source[0, 9:10] / 2 + 0.5))[0] * 2 - 1
-            grades.append(torch.cat([source[0, 9], target, restyle(model, source[:, 8:12], phrase)[0][0, 1]], 2))
-        _write_sheet(out / f"colours-{clip_name}.png", grades)
-    (out / "evaluation.json").write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
-    return rows
+    found = Evaluation()
+    for size_wh in SIZES_WH:
+        player = Player(folder, size_wh)
+        for clip, frames in held_out_clips(video, size_wh).items():
+            motions = quality.motions(frames[CHUNK:])
+            tiles = []
+            for look in looks:
+                print(f"evaluate: {size_wh[0]}x{size_wh[1]}, {clip}, {look}", file=sys.stderr, flush=True)
+                figures, full = {}, drawn(frames, look)
+                for noise in NOISES:
+                    target = blended(frames, full, noise)[CHUNK:]
+                    for steps in STEPS:
+                        ours = player.play(frames, asking(look), noise=noise, steps=steps)[CHUNK:]
+                        figures[f"{noise} / {steps}"] = quality.figures_of(ours, target, frames[CHUNK:], motions)
+                        if (noise, steps) == (SIGMA, 1):
+                            tiles.append(np.hstack([frames[-4], target[-4], ours[-4]]))
+                found.rows.append(Row(clip, size_wh, look, figures, zero_cost_db(model, frames, full, look)))
+            write_sheet(out / f"looks-{clip}-{size_wh[0]}x{size_wh[1]}.png", tiles)
+    player = Player(folder, SIZES_WH[0])
+    clips = held_out_clips(video, SIZES_WH[0])
+    for clip, frames in clips.items():
+        write_sheet(out / f"colours-{clip}.png", list(colour_tiles(player, frames)))
+    small = Player(folder, DRIFT_SIZE_WH)
+    loop = held_out_clips(video, DRIFT_SIZE_WH)[list(clips)[-1]]
+    for look in looks:
+        print(f"evaluate: knobs, {look}", file=sys.stderr, flush=True)
+        drift_db = drift(small, loop, look, drift_chunks) if drift_chunks else float("nan")
+        found.knobs.append(knobs_of(player, clips["chelsea"], look, drift_db))
+    (out / "evaluation.json").write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
+    return found
 
 
-def _write_sheet(path: Path, tiles: list[Tensor]) -> None:
+def zero_cost_db(model: Model, frames: Pixels, target: Pixels, look: str) -> float:
+    """What it costs when the decoder is given a latent of nought, in dB of PSNR to the target."""
+    ours, zero = restyle(model, to_planar(frames), PROMPTS[look])
+    with_latent, without = (
+        ((x[0, CHUNK:].clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy() for x in (ours, zero)
+    )
+    return quality.psnr(with_latent, target[CHUNK:]) - quality.psnr(without, target[CHUNK:])
+
+
+def knobs_of(player: Player, frames: Pixels, look: str, drift_db: float) -> Knobs:
+    """Turn each knob on a still picture."""
+    still, short = np.repeat(frames[:1], 8 * CHUNK, 0), np.repeat(frames[:1], 2 * CHUNK, 0)
+    target = drawn(frames[:1], look)
+
+    def apart(one: Pixels, two: Pixels) -> float:
+        return float(np.abs(one.astype(np.float32) - two).mean())
+
+    strengths = [
+        apart(player.play(short, asking(look), noise=noise)[-1:], still[:1])
+        for noise in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    ]
+    other = PROMPTS["oil"] if look != "oil" else PROMPTS["pencil"]
+    blend = [
+        player.play(short, ((other, 1 - share), (PROMPTS[look], share)))[-1:]
+        for share in np.linspace(0.001, 0.999, 11).tolist()
+    ]
+    steps = [apart(one, two) for one, two in itertools.pairwise(blend)]
+    seeds = [player.play(short, asking(look), seed=seed)[-1:] for seed in (1, 2)]
+    return Knobs(
+        look=look,
+        flicker=quality.flicker(player.play(still, asking(look))[4 * CHUNK :]),
+        strengths=strengths,
+        largest_step=max(steps) / max(apart(blend[0], blend[-1]), 1e-3),
+        seeds=apart(*seeds),
+        seed_psnr=(quality.psnr(seeds[0], target), quality.psnr(seeds[1], target)),
+        drift_db=drift_db,
+    )
+
+
+def drift(player: Player, frames: Pixels, look: str, chunks: int) -> float:
+    """A clip forwards and backwards without end; the last tenth of the chunks against the first, in dB."""
+    there_and_back = np.concatenate([frames, frames[::-1]])
+    target = drawn(there_and_back, look)
+    pieces, wanted = (np.split(x, len(x) // CHUNK) for x in (there_and_back, target))
+    settings = ChunkSettings(mix=asking(look), noise_max=SIGMA, noise_min=SIGMA)
+    played = player.stream(itertools.islice(itertools.cycle(pieces), chunks), settings)
+    found = [quality.psnr(ours, wanted[k % len(pieces)]) for k, ours in enumerate(played)]
+    tenth = max(1, chunks // 10 // len(pieces)) * len(pieces)
+    # From the second round on: the first begins without a past.
+    return float(np.mean(found[-tenth:]) - np.mean(found[len(pieces) : len(pieces) + tenth]))
+
+
+def colour_tiles(player: Player, frames: Pixels) -> Iterator[Pixels]:
+    """Source, target and ours of an oil painting in each colour."""
+    for colour in COLOURS:
+        prompt = PROMPTS["oil"] if colour == "none" else f"{vocabulary.COLOUR_WORDS[colour][0]} {PROMPTS['oil']}"
+        target = drawn(frames[-4:-3], "oil", colour)[0]
+        yield np.hstack([frames[-4], target, player.play(frames, ((prompt, 1.0),))[-4]])
+
+
+def write_sheet(path: Path, tiles: list[Pixels]) -> None:
     """Source | target | ours, two columns of them."""
     half = (len(tiles) + 1) // 2
-    padded = [*tiles, torch.full_like(tiles[0], -1)] if len(tiles) % 2 else tiles
-    sheet = torch.cat([torch.cat(padded[:half], 1), torch.cat(padded[half:], 1)], 2)
-    picture = ((sheet.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
-    cv2.imwrite(str(path), np.ascontiguousarray(picture[..., ::-1]))
-
-
-def table(rows: list[Row]) -> str:
-    """The rows as Markdown, with what the DiT's latent is worth (ours minus zero)."""
-    lines = [
-        "| clip | look | nothing | ours | perfect latents | latent of nought costs | half strength | flicker |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    lines += [
-        f"| {r.clip} | {r.look} | {r.nothing:.1f} | {r.ours:.1f} | {r.oracle:.1f} | {r.ours - r.zero:.1f} "
-        f"| {r.half:.1f} | {r.still_flicker:.2f} |"
-        for r in rows
-    ]
-    for look in Z_COST_LOOKS:
-        cost = float(np.mean([r.ours - r.zero for r in rows if r.look == look]))
-        lines.append(
-            f"\n{look}: a latent of nought costs {cost:.1f} dB ({'at least' if cost >= 1 else 'UNDER'} the 1 dB asked)."
-        )
-    return "\n".join(lines)
+    padded = [*tiles, np.zeros_like(tiles[0])] if len(tiles) % 2 else tiles
+    sheet = np.hstack([np.vstack(padded[:half]), np.vstack(padded[half:])])
+    cv2.imwrite(str(path), np.ascontiguousarray(sheet[..., ::-1]))

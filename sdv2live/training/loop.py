@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,24 +49,28 @@ class Loop:
         stage: str,
         folder: Path,
         modules: dict[str, nn.Module],
-        parameters: list[nn.Parameter],
+        parameters: Mapping[float, list[nn.Parameter]],
         *,
         budget: Budget,
         seed: int,
-        peak_lr: float,
+        start: str = "",
         betas: tuple[float, float] = (0.9, 0.95),
         decay: float = 0.997,
     ) -> None:
-        self.stage, self.modules, self.budget, self.seed, self.peak_lr = stage, modules, budget, seed, peak_lr
+        """parameters: by the peak of their learning rate. start: what the weights came from, if not from stages before;
+        a checkpoint that came from elsewhere is an earlier stretch, and is not gone on with."""
+        self.stage, self.modules, self.budget, self.seed, self.start = stage, modules, budget, seed, start
         self.path = folder / f"stage-{stage}.pt"
-        self.parameters = parameters
-        self.optimiser = torch.optim.AdamW(parameters, lr=peak_lr, betas=betas, weight_decay=0.01)
+        self.parameters = [parameter for group in parameters.values() for parameter in group]
+        self.peaks = list(parameters)
+        groups = [{"params": group, "lr": peak} for peak, group in parameters.items()]
+        self.optimiser = torch.optim.AdamW(groups, betas=betas, weight_decay=0.01)
         self.decay = decay
         self.average = {name: _copy(module) for name, module in modules.items()}
         self.step, self.elapsed_s = 0, 0.0
         self._seen: dict[str, list[float]] = {}
-        if self.path.exists():
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        state = torch.load(self.path, map_location="cpu", weights_only=True) if self.path.exists() else None
+        if state and state.get("start", "") == start:
             for name, module in modules.items():
                 module.load_state_dict(state["modules"][name])
             self.average = {
@@ -85,8 +89,8 @@ class Loop:
             rng = np.random.default_rng((self.seed, zlib.crc32(self.stage.encode()), self.step))
             torch.manual_seed(int(rng.integers(2**31)))
             warm = min(1.0, (self.step + 1) / 50)
-            for group in self.optimiser.param_groups:
-                group["lr"] = self.peak_lr * warm * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * progress)))
+            for group, peak in zip(self.optimiser.param_groups, self.peaks, strict=True):
+                group["lr"] = peak * warm * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * progress)))
             yield rng
             self.step += 1
             now = time.monotonic()
@@ -137,6 +141,7 @@ class Loop:
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "elapsed_s": self.elapsed_s,
+            "start": self.start,
         }
         part = self.path.with_suffix(".part")
         torch.save(state, part)

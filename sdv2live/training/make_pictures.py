@@ -22,7 +22,7 @@ from sdv2live.paths import assets_dir
 
 PROMPTS = (
     "oil painting", "pencil drawing", "ink drawing", "neon edges", "thermal camera", "pixel art", "night",
-    "vintage film", "watercolour", "flat cel cartoon", "teal", "red pencil drawing", "a moonlit night in blue", "sepia",
+    "vintage film", "watercolour", "flat cel cartoon", "comic halftone", "stained glass", "red pencil drawing", "sepia",
 )  # fmt: skip
 COLUMNS = 5
 BAND = 22

@@ -7,10 +7,7 @@ Each stage starts from the averaged weights of the ones before.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+import math
 from typing import Any
 
 import numpy as np
@@ -21,24 +18,26 @@ from torch import Tensor, nn
 from sdv2live.engine.host_memory import keep_freed_memory
 from sdv2live.engine.model.attention import BlockCausalAttention
 from sdv2live.engine.model.pocket_codec import FRAMES, LATENT_CHANNELS, PocketCodec, Side, depth_to_space
-from sdv2live.engine.model.pocket_text import PocketTextEncoder, split_words
 from sdv2live.engine.model.wan_transformer import POCKET, WanTransformer
-from sdv2live.training import words
 from sdv2live.training.bank import LatentBank, latent_bank
-from sdv2live.training.batches import Batches
+from sdv2live.training.batches import SIGMA_FULL, Batches
 from sdv2live.training.data import LARGE, SMALL
-from sdv2live.training.loop import Budget, Loop, Workers, averaged
-from sdv2live.training.losses import check_latents, check_output, chroma, gradient_loss, picture_loss, psnr
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Where and how all stages run. workers: threads with a batch each, in the stages that are long on a CPU (c, d)."""
-
-    work: Path
-    device: torch.device
-    seed: int = 0
-    workers: int = 1
+from sdv2live.training.effects import STROKE_LOOKS
+from sdv2live.training.loop import Budget, Loop, Workers
+from sdv2live.training.losses import (
+    check_cost,
+    check_latents,
+    check_output,
+    chroma,
+    gradient_loss,
+    picture_loss,
+    psnr,
+    steadiness_loss,
+    texture_loss,
+)
+from sdv2live.training.noise import draw_noise
+from sdv2live.training.setup import Setup
+from sdv2live.training.train_words import load_text, prompt_tokens, stage_words
 
 
 class PlainDecoder(nn.Module):
@@ -88,10 +87,9 @@ def stage_a(setup: Setup, budget: Budget) -> None:
         "a",
         setup.work,
         {"codec": codec, "plain": plain},
-        [*codec.encoder_parameters(), *plain.parameters()],
+        {1.5e-3: [*codec.encoder_parameters(), *plain.parameters()]},
         budget=budget,
         seed=setup.seed,
-        peak_lr=1.5e-3,
     )
     for rng in loop.steps():
         if loop.step % 100 == 0:
@@ -119,77 +117,11 @@ def stage_a(setup: Setup, budget: Budget) -> None:
     loop.save()
 
 
-def new_text_encoder() -> PocketTextEncoder:
-    """With the words of training and weights that were drawn."""
-    return PocketTextEncoder(
-        words.LOOK_NAMES,
-        words.COLOUR_NAMES,
-        asking=words.ASKING_WORDS,
-        silent=words.SILENT_WORDS,
-        strange=words.STRANGE_WORDS,
-    )
-
-
-def stage_words(setup: Setup, budget: Budget) -> None:
-    """The text encoder as a classifier of prompts; frozen afterwards."""
-    torch.manual_seed(setup.seed)
-    text = new_text_encoder().to(setup.device)
-    loop = Loop(
-        "words",
-        setup.work,
-        {"text": text},
-        list(text.parameters()),
-        budget=budget,
-        seed=setup.seed,
-        peak_lr=4e-3,
-        betas=(0.9, 0.99),
-    )
-    asks = functools.cache(text.asks)
-    for rng in loop.steps():
-        drawn = [words.draw(rng) for _ in range(192)]
-        read = text.scores([_asked(asks, reading.text) for reading in drawn])
-        strengths = torch.tensor([(r.look_strength, r.colour_strength) for r in drawn], device=setup.device)
-        loss = (
-            F.cross_entropy(read.looks, _floats([r.looks for r in drawn], setup.device))
-            + F.cross_entropy(read.colours, _floats([r.colours for r in drawn], setup.device))
-            + F.cross_entropy(read.strengths.flatten(0, 1), strengths.flatten())
-        )
-        loop.update(loss)
-
-
-def _asked(asks: Callable[[str], bool | None], prompt: str) -> str:
-    """What the encoder will hear of a prompt, and strange words, so that it learns that they ask for nothing."""
-    return " ".join(word for word in split_words(prompt) if asks(word) is not False)
-
-
-def _floats(values: object, device: torch.device) -> Tensor:
-    return torch.tensor(np.asarray(values), dtype=torch.float32, device=device)
-
-
-def load_text(work: Path, device: torch.device) -> PocketTextEncoder:
-    """The frozen text encoder."""
-    text = new_text_encoder()
-    text.load_state_dict(averaged(work, "words", "text"))
-    return text.to(device).eval().requires_grad_(False)
-
-
-def prompt_tokens(text: PocketTextEncoder, *, seed: int, wordings: int = 8) -> Tensor:
-    """Tokens of drawn prompts for every look and colour: [looks, colours, wordings, 8, 128], on the CPU."""
-    rng = np.random.default_rng((seed, 77))
-    rows = [
-        text.encode([words.draw(rng, look, colour).text for _ in range(wordings)]).cpu()
-        for look in range(len(words.LOOK_NAMES))
-        for colour in range(len(words.COLOUR_NAMES))
-    ]
-    looks, colours = len(words.LOOK_NAMES), len(words.COLOUR_NAMES)
-    return torch.stack(rows).view(looks, colours, wordings, *rows[0].shape[1:])
-
-
-def load_codec(work: Path, stage: str, device: torch.device) -> PocketCodec:
+def load_codec(setup: Setup, stage: str) -> PocketCodec:
     """The codec as a stage left it, its encoder frozen."""
     codec = PocketCodec()
-    codec.load_state_dict(averaged(work, stage, "codec"))
-    channels_last(codec.to(device))
+    codec.load_state_dict(setup.weights("codec", stage))
+    channels_last(codec.to(setup.device))
     for parameter in codec.encoder_parameters():
         parameter.requires_grad_(False)
     return codec
@@ -205,12 +137,11 @@ def stage_b(setup: Setup, budget: Budget) -> None:
     """The styled decoder on latents of the finished targets, with the source ports closed now and then."""
     keep_freed_memory()
     torch.manual_seed(setup.seed)
-    codec = load_codec(setup.work, "a", setup.device)
-    text = load_text(setup.work, setup.device)
+    codec = load_codec(setup, "a")
+    text = load_text(setup)
     batches = Batches(setup.work / "pools", prompt_tokens(text, seed=setup.seed), setup.device)
-    loop = Loop(
-        "b", setup.work, {"codec": codec}, codec.decoder_parameters(), budget=budget, seed=setup.seed, peak_lr=1.5e-3
-    )
+    parameters = {1.5e-3 * setup.rate: codec.decoder_parameters()}
+    loop = Loop("b", setup.work, {"codec": codec}, parameters, budget=budget, seed=setup.seed, start=setup.start)
     for rng in loop.steps():
         batch = batches.styled(rng, 4, 4 if rng.random() < 0.7 else 8, 96)
         with torch.no_grad():
@@ -224,7 +155,12 @@ def stage_b(setup: Setup, budget: Budget) -> None:
         style = codec.style(batch.tokens, batch.noise_scale)
         ours = decode_clip(codec, latent, side, style, keep)
         check_output(ours, loop.step)
-        loop.update(picture_loss(ours, batch.target), psnr=psnr(ours, batch.target))
+        loop.update(drawing_loss(ours, batch.target), psnr=psnr(ours, batch.target))
+
+
+def drawing_loss(ours: Tensor, target: Tensor) -> Tensor:
+    """What the decoder minimises."""
+    return picture_loss(ours, target) + 0.3 * texture_loss(ours, target) + 1.5 * steadiness_loss(ours, target)
 
 
 def attention_for(latents: Tensor) -> BlockCausalAttention:
@@ -246,22 +182,22 @@ def stage_c(setup: Setup, budget: Budget) -> None:
     """The DiT in latents: from the noised source to the target, a quarter of the steps a later denoising step."""
     keep_freed_memory()
     torch.manual_seed(setup.seed)
-    codec = load_codec(setup.work, "a", setup.device).requires_grad_(False)
-    batches = Batches(
-        setup.work / "pools", prompt_tokens(load_text(setup.work, setup.device), seed=setup.seed), setup.device
-    )
+    codec = load_codec(setup, "a").requires_grad_(False)
+    batches = Batches(setup.work / "pools", prompt_tokens(load_text(setup), seed=setup.seed), setup.device)
     small = latent_bank(setup.work, codec, batches, SMALL, variants=28, seed=setup.seed, device=setup.device)
     large = latent_bank(setup.work, codec, batches, LARGE, variants=28, seed=setup.seed, device=setup.device)
     dit = WanTransformer(POCKET).to(setup.device)
+    if setup.model is not None:
+        dit.load_state_dict(setup.weights("dit", "c"))
     modules: dict[str, nn.Module] = {"dit": dit}
     loop = Loop(
         "c",
         setup.work,
         modules,
-        list(dit.parameters()),
+        {1e-3 * setup.rate: list(dit.parameters())},
         budget=budget,
         seed=setup.seed,
-        peak_lr=1e-3,
+        start=setup.start,
         betas=(0.9, 0.98),
     )
     with Workers(modules, setup.workers) as team:
@@ -286,10 +222,7 @@ def _latent_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """Distance of the DiT's clean latents from the target's."""
     source, target, tokens, sigma = bank.draw(rng, rows, device)
-    noise = torch.from_numpy(rng.standard_normal(source.shape, np.float32)).to(device)
-    # Noise fixed over time is the default while running: half of the rows have the same in every frame.
-    is_fixed = torch.from_numpy(rng.random((rows, 1, 1, 1, 1)) < 0.5).to(device)
-    noise = torch.where(is_fixed, noise[:, :1], noise)
+    noise = draw_noise(rng, source, fixed_share=0.5)
     noisy = torch.lerp(source, noise, sigma.view(-1, 1, 1, 1, 1))
     if rng.random() < 0.25:
         later = sigma * float(rng.uniform(0.3, 0.9))
@@ -305,15 +238,13 @@ def stage_d(setup: Setup, budget: Budget) -> None:
     """Decoder and DiT together, one step from the noised source to pictures."""
     keep_freed_memory()
     torch.manual_seed(setup.seed)
-    codec = load_codec(setup.work, "b", setup.device)
-    batches = Batches(
-        setup.work / "pools", prompt_tokens(load_text(setup.work, setup.device), seed=setup.seed), setup.device
-    )
+    codec = load_codec(setup, "b")
+    batches = Batches(setup.work / "pools", prompt_tokens(load_text(setup), seed=setup.seed), setup.device)
     dit = WanTransformer(POCKET).to(setup.device)
-    dit.load_state_dict(averaged(setup.work, "c", "dit"))
+    dit.load_state_dict(setup.weights("dit", "c"))
     modules: dict[str, nn.Module] = {"codec": codec, "dit": dit}
-    parameters = [*codec.decoder_parameters(), *dit.parameters()]
-    loop = Loop("d", setup.work, modules, parameters, budget=budget, seed=setup.seed, peak_lr=3e-4)
+    parameters = {8e-4 * setup.rate: codec.decoder_parameters(), 3e-4 * setup.rate: list(dit.parameters())}
+    loop = Loop("d", setup.work, modules, parameters, budget=budget, seed=setup.seed, start=setup.start)
     with Workers(modules, setup.workers) as team:
         for rng in loop.steps():
             generators = rng.spawn(setup.workers)
@@ -324,6 +255,28 @@ def stage_d(setup: Setup, budget: Budget) -> None:
                 return _joint_loss(nets["codec"], nets["dit"], batches, generators[worker], loop.step)
 
             loop.apply(**team.gradients(loss_of))
+    for name, network in modules.items():
+        network.load_state_dict(loop.average[name])
+    check_latents_matter(codec, dit, batches, setup.seed)
+
+
+@torch.no_grad()
+def check_latents_matter(codec: PocketCodec, dit: WanTransformer, batches: Batches, seed: int) -> None:
+    """Raises GuardError where the decoder hardly needs the DiT's latents: it would draw its look on any."""
+    rng = np.random.default_rng((seed, 3))
+    for look in STROKE_LOOKS:
+        errors = np.zeros(2)
+        for _ in range(4):
+            batch = batches.styled(rng, 2, 4, 128, pool_name="small", look=look)
+            source, side = codec.encode(batch.source)
+            noisy = torch.lerp(source, draw_noise(rng, source, fixed_share=1), SIGMA_FULL)
+            scale = torch.full((len(source),), SIGMA_FULL, device=source.device)
+            latent, style = denoise(dit, noisy, scale, batch.tokens), codec.style(batch.tokens, scale)
+            errors += [
+                float((decode_clip(codec, each, side, style) - batch.target).square().mean())
+                for each in (latent, torch.zeros_like(latent))
+            ]
+        check_cost(look, 10 * math.log10(errors[1] / errors[0]))
 
 
 def _joint_loss(
@@ -331,26 +284,32 @@ def _joint_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """What the live engine does to a clip, against the drawn target.
 
-    The DiT sees whole clips, so that it stays used to a full window; two of the latents are decoded.
+    Two latents are decoded. A part of the clips is twice as long, so that the DiT stays used to a full window.
     """
-    is_large = rng.random() < 0.2
-    batch = batches.styled(rng, 2, *((8, 192) if is_large else (16, 128)), pool_name="large" if is_large else "small")
+    is_large, is_long = rng.random() < 0.2, rng.random() < 0.4
+    frames, side_px = (8, 192) if is_large else (16 if is_long else 8, 128)
+    batch = batches.styled(rng, 2, frames, side_px, pool_name="large" if is_large else "small")
     device = batch.source.device
     with torch.no_grad():
         source, side = codec.encode(batch.source)
         target = codec.normalise(codec.raw_latent(batch.target)[0])
-        shape = source[:, :1].shape if rng.random() < 0.7 else source.shape
-        noise = torch.from_numpy(rng.standard_normal(shape, np.float32)).to(device).expand_as(source)
+        noise = draw_noise(rng, source, fixed_share=0.7)  # noise fixed over time is the default while running
         noisy = torch.lerp(source, noise, batch.noise_scale.view(-1, 1, 1, 1, 1))
         keep = torch.from_numpy((rng.random(len(source)) > 0.05).astype(np.float32)).to(device)
-    latent = denoise(dit, noisy, batch.noise_scale, batch.tokens)
+    scale = batch.noise_scale
+    if rng.random() < 0.25:  # the second of two steps, as the live engine takes them
+        with torch.no_grad():
+            later = scale * float(rng.uniform(0.3, 0.9))
+            first_step = denoise(dit, noisy, scale, batch.tokens)
+            noisy, scale = torch.lerp(first_step, noise, later.view(-1, 1, 1, 1, 1)), later
+    latent = denoise(dit, noisy, scale, batch.tokens)
     mse = (latent - target).square().mean()
     first = int(rng.integers(latent.shape[1] - 1))
     part, wanted = slice(first, first + 2), batch.target[:, FRAMES * first : FRAMES * (first + 2)]
     style = codec.style(batch.tokens, batch.noise_scale)
     ours = decode_clip(codec, latent[:, part], side_of(side, len(source), part), style, keep)
     check_output(ours, step)
-    return picture_loss(ours, wanted) + 0.5 * mse, {"psnr": psnr(ours, wanted), "mse": float(mse.detach())}
+    return drawing_loss(ours, wanted) + 0.5 * mse, {"psnr": psnr(ours, wanted), "mse": float(mse.detach())}
 
 
 def side_of(side: Side, rows: int, chunks: slice) -> Side:

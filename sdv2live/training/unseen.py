@@ -86,6 +86,18 @@ FIRST = Sheet(
             "nostalgic film", "analogue film grain", "retro film look", "vintage photograph", "seventies vintage",
             "aged photograph", "super-8 film", "kodachrome slide", "old grainy movie",
         ),
+        "halftone": (
+            "halftones", "half-toned comic", "halftone raster", "ben-day dotted print", "pop-art painting",
+            "popart posters", "lichtenstein dots", "warhol's silkscreens", "screen-printed dots", "dotted newsprint",
+            "a comic printed in dots", "coloured print dots", "halftone printing", "dotty pop art",
+            "risograph printing",
+        ),
+        "glass": (
+            "stained-glass picture", "staind glass", "stained church glass", "leaded glass panes", "a leaded pane",
+            "coloured panes of glass", "tiffany-glass window", "glass-painted", "church windows of coloured glass",
+            "lead-lined glass", "pieces of stained glass", "glass set into lead", "stained glass panels",
+            "leadlight window", "backlit stained glass",
+        ),
     },
     colours={
         "red": ("rose red", "cherry red", "red-tinted", "reddened", "deep reds"),
@@ -177,6 +189,14 @@ SECOND = Sheet(
             "grainy vintage photo", "old faded film", "retro polaroid", "1980s home movie", "analog film camera",
             "aged vintage photograph",
         ),
+        "halftone": (
+            "printed halftone comic", "pop art with ben day dots", "lichtenstein pop art", "newsprint halftone",
+            "silkscreen print dots", "dots of a comic print",
+        ),
+        "glass": (
+            "stained glass church window", "tiffany stained glass", "leaded stained glass", "panes of coloured glass",
+            "window of stained glass", "glass in lead lines",
+        ),
     },
     colours={
         "red": ("bright crimson", "ruby tones"),
@@ -223,6 +243,8 @@ THIRD = Sheet(
         "cel": ("ghibli cartoon", "animated comic book", "cel-shaded anime", "cartoonish comic"),
         "night": ("moonlit dark night", "after midnight", "starlit nighttime", "dark evening by moonlight"),
         "vintage": ("faded old polaroid", "grainy analog photo", "nostalgic old movie", "retro film grain"),
+        "halftone": ("pop art halftone", "dotted comic print", "ben day halftone", "warhol silkscreen"),
+        "glass": ("stained glass in lead", "a stained glass", "coloured leaded glass", "church stained glass"),
     },
     colours={
         "red": ("scarlet light", "crimson tones"),
@@ -284,6 +306,10 @@ SENTENCES: tuple[tuple[str, str, str], ...] = (
     ("a cold night outside", "night", "cold"),
     ("faded vintage photos from the 1970s", "vintage", "none"),
     ("sepia vintage filmstock", "vintage", "sepia"),
+    ("comic-halftone in warm colours", "halftone", "warm"),
+    ("lichtenstein pop-art with dots", "halftone", "none"),
+    ("a stained-glass saint in a church window", "glass", "none"),
+    ("blue stainedglass", "glass", "blue"),
     ("the original picture, unchanged please", "identity", "none"),
     ("a bluish tint", "identity", "blue"),
     ("warm golden light", "identity", "warm"),

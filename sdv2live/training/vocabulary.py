@@ -92,13 +92,13 @@ LOOK_WORDS: dict[str, tuple[str, ...]] = {
     ),
     "cel": (
         "cartoon", "anime", "cel shading", "cel shaded", "comic", "comic book", "toon", "animated film", "ghibli",
-        "disney", "toon shading", "graphic novel", "flat colours with outlines", "cel", "animation", "pop art",
+        "disney", "toon shading", "graphic novel", "flat colours with outlines", "cel", "animation",
         "pixar", "borderlands", "cartoonish", "cartoon style", "cartoon film", "cartoon drawing", "cartoon look",
         "cartoon network", "flat cel cartoon", "anime style", "anime series", "anime look", "japanese animation",
         "studio ghibli", "miyazaki", "toons", "toonish", "looney tunes", "comic style", "comic drawing", "comic hero",
         "comic panel", "comic page", "superhero comic", "marvel comic", "tintin", "simpsons", "animated",
         "animated series", "animated movie", "flat colours", "flat shading", "flat shaded", "flat areas of colour",
-        "bold outlines", "outlined and flat", "cel animation", "cel art", "cel look", "roy lichtenstein", "warhol",
+        "bold outlines", "outlined and flat", "cel animation", "cel art", "cel look",
         "caricature", "childrens cartoon", "picture book", "walt disney", "wind waker",
     ),
     "night": (
@@ -121,6 +121,27 @@ LOOK_WORDS: dict[str, tuple[str, ...]] = {
         "analogue camera", "analogue photo", "35mm film", "35 mm", "16 mm film", "super8", "8 mm film", "home movie",
         "1960s", "1980s", "60s", "80s", "sixties", "eighties", "nostalgia", "light leak", "scratched film", "lomo",
         "kodak", "old fashioned photo", "yesteryear", "photo album of my parents", "dusty film", "antique photo",
+    ),
+    "halftone": (
+        "halftone", "comic halftone", "halftone dots", "halftone print", "halftone comic", "halftone pattern",
+        "half tone", "half tone dots", "ben day dots", "benday dots", "pop art", "pop art print", "pop art comic",
+        "pop art dots", "popart", "roy lichtenstein", "lichtenstein", "warhol", "andy warhol", "warhol print",
+        "printed dots", "print dots", "dots of a printed comic", "printed comic", "printed comic dots", "dotted print",
+        "dotted comic", "comic dots", "coloured dots", "dots", "dot pattern", "dot screen", "screen dots",
+        "raster dots", "printing raster", "newsprint", "newsprint dots", "newsprint comic", "cheap comic print",
+        "offset print", "offset printing", "silkscreen", "silk screen", "screen print", "screen printed", "risograph",
+        "riso print", "cmyk dots", "cmyk print", "comic raster", "polka dots", "dotted", "halftoned", "halftone art",
+        "dotty comic",
+    ),
+    "glass": (
+        "stained glass", "stained glass window", "stained glass windows", "stained glass panes", "stained glass art",
+        "stained", "glass painting", "painted glass", "coloured glass", "colored glass", "leaded glass",
+        "leaded window", "leadlight", "leadlights", "lead glass", "lead lines and glass", "glass panes", "glass panels",
+        "panes of glass", "pieces of glass", "pieces of coloured glass", "glass set in lead", "panes set in lead",
+        "tiffany glass", "tiffany lamp", "tiffany window", "church glass", "church window", "church windows",
+        "glass of a church", "glass mosaic", "glass art", "glass picture", "backlit glass", "glowing glass",
+        "stained glass style", "stained glass portrait", "window of coloured glass", "glass window", "glass windows",
+        "translucent glass", "art glass", "leaded panes", "lead came", "window panes", "vitrail", "glazed panes",
     ),
 }  # fmt: skip
 

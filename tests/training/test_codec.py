@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from sdv2live.engine.model.pocket_codec import PocketCodec, Side, depth_to_space, space_to_depth
+from sdv2live.engine.model.pocket_codec import BANK, BankConv, PocketCodec, Side, depth_to_space, space_to_depth
 
 
 def _codec() -> PocketCodec:
@@ -34,7 +34,7 @@ def test_statistics_are_of_the_pixels() -> None:
     frames = torch.rand(1, 4, 3, 32, 24) * 2 - 1
     _, side = codec.encode(frames)
     assert side.quarter.is_contiguous(memory_format=torch.channels_last)
-    features, colours, spreads = side.quarter.split((32, 6, 2), 1)
+    features, colours, spreads, block, calm, far = side.quarter.split((32, 6, 2, 3, 3, 2), 1)
     torch.testing.assert_close(features, codec.raw_latent(frames)[1])
     grey = frames[0].mean(1, keepdim=True)
     for size, colour, spread in zip((4, 12), colours.chunk(2, 1), spreads.chunk(2, 1), strict=True):
@@ -44,6 +44,29 @@ def test_statistics_are_of_the_pixels() -> None:
         )
         torch.testing.assert_close(colour, colour_of)
         torch.testing.assert_close(spread, 3 * (square_of - grey_of.square()).clamp_min(1e-5).sqrt())
+    torch.testing.assert_close(block, F.avg_pool2d(frames[0], 8).repeat_interleave(2, 2).repeat_interleave(2, 3))
+    near, spread = colours[0, :3], spreads[0, :1]
+    weight = (0.01 / (spread.square() + 0.01)).square() + 1e-3
+    for row, column in ((0, 0), (3, 2), (7, 5)):
+        around = (slice(None), slice(max(row - 1, 0), row + 2), slice(max(column - 1, 0), column + 2))
+        mean = (near * weight)[around].sum((1, 2)) / weight[around].sum()
+        torch.testing.assert_close(calm[0, :, row, column], mean)
+        around = (slice(None), slice(max(row - 3, 0), row + 4), slice(max(column - 3, 0), column + 4))
+        torch.testing.assert_close(far[0, 0, row, column], spread[around].mean())
+        torch.testing.assert_close(far[0, 1, row, column], near[around].mean())
+
+
+@torch.no_grad()
+def test_a_bank_mixes_kernels_and_its_sum_is_the_sum_of_the_pictures() -> None:
+    """Convolution is linear in its kernel, so mixing kernels is mixing what each of them draws."""
+    torch.manual_seed(0)
+    conv = BankConv(5, 7, 3, dilation=2)
+    conv.bank.normal_()
+    x, shares = torch.randn(2, 5, 9, 8), torch.randn(BANK)
+    kernels = conv.bank.view(BANK, 7, 3, 3, 5).permute(0, 1, 4, 2, 3)
+    drawn = [F.conv2d(x, kernel, padding=2, dilation=2) for kernel in (conv.weight, *kernels)]
+    mixed = F.conv2d(x, conv.kernel(shares), padding=2, dilation=2)
+    torch.testing.assert_close(mixed, drawn[0] + sum(s * d for s, d in zip(shares, drawn[1:], strict=True)))
 
 
 @torch.no_grad()

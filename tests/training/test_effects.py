@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from sdv2live.training.effects import (
     COLOURS,
@@ -77,9 +78,30 @@ def test_kuwahara_is_the_plain_weighted_choice() -> None:
 
 
 def test_flat_pictures_stay_flat() -> None:
+    """But for the dots of halftone, which are flat from block to block."""
     x = torch.full((1, 3, 64, 64), 0.5)
     for name, look in LOOKS.items():
-        assert float(look(x).std(dim=(2, 3)).max()) < 1e-3, name
+        drawn = F.avg_pool2d(look(x), 8) if name == "halftone" else look(x)
+        assert float(drawn.std(dim=(2, 3)).max()) < 1e-3, name
+
+
+def test_dots_grow_with_the_shade() -> None:
+    """Of an even grey, the share of paper that is covered; two dots to a block."""
+    covered = []
+    for grey in (0.7, 0.6, 0.5, 0.4):
+        drawn = luma(LOOKS["halftone"](torch.full((1, 3, 64, 64), grey)))[0, 0]
+        assert float(drawn[:8, :8].max() - drawn[:8, :8].min()) > 0.03
+        torch.testing.assert_close(drawn[:56, :56], drawn[4:60, 4:60], atol=1e-4, rtol=0)
+        covered.append(float(drawn.mean()))
+    assert covered == sorted(covered, reverse=True)
+
+
+def test_glass_has_dark_lead_between_its_panes() -> None:
+    x = torch.zeros(1, 3, 64, 64)
+    x[:, 0, :, :32], x[:, 2, :, 32:] = 0.9, 0.9
+    drawn = LOOKS["glass"](x)[0]
+    assert float(drawn[:, 32, 31:33].max()) < 0.25
+    assert float(drawn[0, 32, 12]) > 0.6 and float(drawn[2, 32, 52]) > 0.6
 
 
 def test_strength_is_full_from_half_noise_on() -> None:

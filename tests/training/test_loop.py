@@ -10,7 +10,16 @@ import torch
 from sdv2live.engine.model.pocket_codec import PocketCodec
 from sdv2live.training.data import make_clip
 from sdv2live.training.loop import Budget, Loop, Workers, averaged
-from sdv2live.training.losses import GuardError, check_latents, check_output, picture_loss
+from sdv2live.training.losses import (
+    GuardError,
+    check_cost,
+    check_latents,
+    check_output,
+    picture_loss,
+    steadiness_loss,
+    texture_loss,
+)
+from sdv2live.training.noise import draw_noise, nearest
 
 
 def _run(folder: Path, stops: list[int]) -> dict[str, torch.Tensor]:
@@ -18,9 +27,8 @@ def _run(folder: Path, stops: list[int]) -> dict[str, torch.Tensor]:
     for stop in stops:
         torch.manual_seed(0)
         codec = PocketCodec()
-        loop = Loop(
-            "t", folder, {"codec": codec}, codec.encoder_parameters(), budget=Budget(steps=6), seed=5, peak_lr=1e-3
-        )
+        parameters = {1e-3: codec.encoder_parameters()}
+        loop = Loop("t", folder, {"codec": codec}, parameters, budget=Budget(steps=6), seed=5)
         for _ in loop.steps():
             frames = torch.rand(1, 4, 3, 32, 32) * 2 - 1
             loop.update(codec.raw_latent(frames)[0].square().mean())
@@ -41,13 +49,35 @@ def test_resumes_bit_exactly(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     layer = torch.nn.Linear(2, 2)
-    loop = Loop("t", tmp_path, {"layer": layer}, list(layer.parameters()), budget=Budget(steps=2), seed=0, peak_lr=1e-3)
+    parameters = {1e-3: list(layer.parameters())}
+    loop = Loop("t", tmp_path, {"layer": layer}, parameters, budget=Budget(steps=2), seed=0)
     with pytest.raises(FloatingPointError, match="stage t"):
         for _ in loop.steps():
             loop.update(layer(torch.full((1, 2), float("nan"))).sum())
 
 
+def test_a_stretch_from_other_weights_begins_anew(tmp_path: Path) -> None:
+    def steps_run(start: str) -> int:
+        layer = torch.nn.Linear(2, 2)
+        parameters = {1e-3: list(layer.parameters())}
+        loop = Loop("t", tmp_path, {"layer": layer}, parameters, budget=Budget(steps=2), seed=0, start=start)
+        return sum(1 for _ in loop.steps())
+
+    assert [steps_run(start) for start in ("one", "one", "two", "two")] == [2, 0, 2, 0]
+
+
+def test_each_group_has_its_own_learning_rate(tmp_path: Path) -> None:
+    fast, slow = (torch.nn.Parameter(torch.zeros(4)) for _ in range(2))
+    loop = Loop("t", tmp_path, {}, {1e-2: [fast], 1e-3: [slow]}, budget=Budget(steps=3), seed=0)
+    for _ in loop.steps():
+        loop.update((fast - 1).square().sum() + (slow - 1).square().sum())
+    assert float(fast.detach().mean()) == pytest.approx(10 * float(slow.detach().mean()), rel=0.05)
+
+
 def test_guards() -> None:
+    with pytest.raises(GuardError, match="oil"):
+        check_cost("oil", 0.9)
+    check_cost("oil", 1.1)
     with pytest.raises(GuardError, match="standard deviation"):
         check_latents(torch.randn(1, 1, 16, 8, 8) * 0.02, 1000)
     with pytest.raises(GuardError, match="flat"):
@@ -63,6 +93,36 @@ def test_edges_of_the_target_weigh_more() -> None:
     wrong = black.clone()
     wrong[..., 3] = 1.0
     assert missed > float(picture_loss(wrong, black))
+
+
+def test_detail_in_the_wrong_place_is_better_than_none() -> None:
+    target = torch.zeros(1, 1, 3, 32, 32)
+    target[..., 4::8] = 1.0
+    moved, none = target.roll(1, -1), torch.full_like(target, float(target.mean()))
+    assert float(texture_loss(moved, target)) < 0.3 * float(texture_loss(none, target))
+    assert float((moved - target).abs().mean()) > float((none - target).abs().mean())
+
+
+def test_a_still_clip_must_stay_still() -> None:
+    target = torch.rand(1, 1, 3, 8, 8).expand(-1, 4, -1, -1, -1)
+    assert float(steadiness_loss(target + 0.1, target)) == pytest.approx(0, abs=1e-6)
+    flickering = target + 0.1 * torch.tensor([1.0, -1, 1, -1]).view(1, 4, 1, 1, 1)
+    assert float(steadiness_loss(flickering, target)) == pytest.approx(0.2, abs=1e-5)
+
+
+def test_noise_is_dealt_to_the_nearest_latents() -> None:
+    latents = torch.randn(6, 2, 3, 4, 4)
+    shuffled = torch.randperm(6)
+    torch.testing.assert_close(nearest((latents + 0.01)[shuffled], latents), latents + 0.01)
+
+
+def test_noise_stands_still_in_as_many_rows_as_asked() -> None:
+    latents = torch.zeros(40, 3, 2, 4, 4)
+    still = [
+        int((draw_noise(np.random.default_rng(1), latents, fixed_share=share).diff(dim=1) == 0).flatten(1).all(1).sum())
+        for share in (0, 0.5, 1)
+    ]
+    assert still[0] == 0 and 10 < still[1] < 30 and still[2] == 40
 
 
 def test_clips_repeat() -> None:

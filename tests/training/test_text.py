@@ -6,7 +6,7 @@ import torch
 
 from sdv2live.engine.model.pocket_text import STRENGTHS, PocketTextEncoder, WordList, hashed_rows, split_words
 from sdv2live.training import words
-from sdv2live.training.train import new_text_encoder
+from sdv2live.training.train_words import new_text_encoder
 
 
 def _encoder() -> PocketTextEncoder:

@@ -10,7 +10,9 @@ become pixels and back, and moves in long runs.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,7 +26,9 @@ STYLE_DIM = 64
 ENC4, ENC8 = 32, 64
 DEC8, DEC4, DEC2 = 96, 48, 16
 MEM_BLOCKS = 3
-STATISTICS = 8
+STATISTICS = 16
+BANK = 12
+CALM = 0.01  # square of the spread up to which a cell is calm
 
 
 class Side(NamedTuple):
@@ -57,10 +61,33 @@ def _conv(
 ) -> nn.Conv2d:
     """A convolution whose output has about the variance of its input: the default shrinks latents to nothing."""
     conv = nn.Conv2d(inputs, outputs, size, stride, padding=dilation * (size // 2), dilation=dilation)
-    nn.init.normal_(conv.weight, std=gain / math.sqrt(inputs * size * size))
+    _draw(conv, gain)
+    return conv
+
+
+def _draw(conv: nn.Conv2d, gain: float) -> None:
+    nn.init.normal_(conv.weight, std=gain / math.sqrt(conv.weight[0].numel()))
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
-    return conv
+
+
+class BankConv(nn.Conv2d):
+    """A convolution whose kernel is its own plus a mixture of BANK others, as the style asks.
+
+    So each look has kernels of its own, mixed once a chunk, and a picture costs what it costs with one kernel
+    (conditional convolution, Yang et al. 2019). bank [BANK, out * kh * kw * in], in the memory order of channels last.
+    """
+
+    def __init__(self, inputs: int, outputs: int, size: int = 3, *, gain: float = 1.0, dilation: int = 1) -> None:
+        super().__init__(inputs, outputs, size, padding=dilation * (size // 2), dilation=dilation)
+        _draw(self, gain)
+        self.bank = nn.Parameter(torch.zeros(BANK, self.weight.numel()))
+
+    def kernel(self, shares: Tensor) -> Tensor:
+        """shares [BANK] -> [out, in, kh, kw]."""
+        outputs, inputs, height, width = self.weight.shape
+        mixed = (shares @ self.bank).view(outputs, height, width, inputs)
+        return self.weight + mixed.permute(0, 3, 1, 2)
 
 
 def _silu(x: Tensor) -> Tensor:
@@ -83,37 +110,56 @@ class Film(nn.Module):
         return scale, shift
 
 
-def _filmed(conv: nn.Conv2d, x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
+class Look(NamedTuple):
+    """What the decoder's layers need of the style: style [B, STYLE_DIM] and its shares of the banks [B, BANK]."""
+
+    style: Tensor
+    shares: Tensor
+
+    def rows(self) -> list[Look]:
+        return [Look(*row) for row in zip(self.style.split(1), self.shares.split(1), strict=True)]
+
+
+def _styled(conv: nn.Conv2d, x: Tensor, look: Look, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
     """conv(x) * scale + shift, [N, C, ., .], with scale and shift [B, C] of each of the B rows of N.
 
-    With one row, as in a live stream, both go into the convolution's weights: no pass over the picture of their own.
+    All that the style asks for goes into the kernel: no pass over the picture of its own. A live stream is one row.
     """
-    if scale.shape[0] == 1:
-        assert conv.bias is not None
-        bias = conv.bias * scale[0] if shift is None else torch.addcmul(shift[0], conv.bias, scale[0])
-        weight = conv.weight * scale[0].view(-1, 1, 1, 1)
-        return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation)
-    rows = conv(x).unflatten(0, (scale.shape[0], -1))
-    scale = scale[:, None, :, None, None]
-    filmed = rows * scale if shift is None else torch.addcmul(shift[:, None, :, None, None], rows, scale)
-    return filmed.flatten(0, 1)
+    if len(look.style) > 1:
+        parts = [part.split(1) if part is not None else [None] * len(look.style) for part in (scale, shift)]
+        rows = zip(x.chunk(len(look.style)), look.rows(), *parts, strict=True)
+        return torch.cat([_styled(conv, *row) for row in rows])
+    assert conv.bias is not None
+    weight, bias = conv.kernel(look.shares[0]) if isinstance(conv, BankConv) else conv.weight, conv.bias
+    if scale is not None:
+        weight, bias = weight * scale[0].view(-1, 1, 1, 1), bias * scale[0]
+    if shift is not None:
+        bias = bias + shift[0]
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation)
 
 
 class Res(nn.Module):
-    """x + c2(silu(film(c1(x)))); no activation on the trunk, which would die under a style's scale and shift."""
+    """x + c2(silu(c1(x)))."""
 
-    def __init__(self, width: int, *, styled: bool) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.c1, self.c2 = _conv(width, width, gain=1.4), _conv(width, width, gain=0.5)
-        self.film = Film(width) if styled else None
 
-    def forward(self, x: Tensor, style: Tensor | None = None) -> Tensor:
-        if self.film is not None and style is not None:
-            scale, shift = self.film(style)
-            y = _filmed(self.c1, x, 1 + scale, shift)
-        else:
-            y = self.c1(x)
-        return self.c2(_silu(y)).add_(x)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c2(_silu(self.c1(x))).add_(x)
+
+
+class StyledRes(nn.Module):
+    """x + c2(silu(film(c1(x)))); no activation on the trunk, which would die under a style's scale and shift."""
+
+    def __init__(self, width: int, conv: Callable[..., nn.Conv2d]) -> None:
+        super().__init__()
+        self.c1, self.c2 = conv(width, width, gain=1.4), conv(width, width, gain=0.5)
+        self.film = Film(width)
+
+    def forward(self, x: Tensor, look: Look) -> Tensor:
+        scale, shift = self.film(look.style)
+        return _styled(self.c2, _silu(_styled(self.c1, x, look, 1 + scale, shift)), look).add_(x)
 
 
 class Port(nn.Module):
@@ -121,18 +167,18 @@ class Port(nn.Module):
 
     def __init__(self, inputs: int, width: int, size: int) -> None:
         super().__init__()
-        self.conv = _conv(inputs, width, size, gain=0.7)
+        self.conv = BankConv(inputs, width, size, gain=0.7)
         self.affine = nn.Linear(STYLE_DIM, 2 * width)
         nn.init.normal_(self.affine.weight, std=0.5 / math.sqrt(STYLE_DIM))
         nn.init.zeros_(self.affine.bias)
 
-    def forward(self, trunk: Tensor, source: Tensor, style: Tensor, keep: Tensor | None) -> Tensor:
+    def forward(self, trunk: Tensor, source: Tensor, look: Look, keep: Tensor | None) -> Tensor:
         """trunk + gate * conv(source) + shift. keep [B]: 0 closes the port of a row (training only)."""
-        gate, shift = self.affine(style).chunk(2, 1)
+        gate, shift = self.affine(look.style).chunk(2, 1)
         gate = gate.sigmoid()
         if keep is not None:
             gate = gate * keep.view(-1, 1)
-        return _filmed(self.conv, source, gate, shift).add_(trunk)
+        return _styled(self.conv, source, look, gate, shift).add_(trunk)
 
 
 class MemBlock(nn.Module):
@@ -140,26 +186,26 @@ class MemBlock(nn.Module):
 
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
-        self.now = _conv(width, width, gain=1.2, dilation=dilation)
+        self.now = BankConv(width, width, gain=1.2, dilation=dilation)
         self.before = _conv(width, width, 1, gain=0.5)
         self.film = Film(width)
-        self.out = _conv(width, width, gain=0.5)
+        self.out = BankConv(width, width, gain=0.5)
 
-    def forward(self, x: Tensor, style: Tensor, memory: Tensor, fresh: Tensor) -> Tensor:
+    def forward(self, x: Tensor, look: Look, memory: Tensor, fresh: Tensor) -> Tensor:
         """x [B*T, C, h, w]; memory [B, C, h, w] is overwritten with the last frame; fresh [B]."""
-        rows = style.shape[0]
+        rows = look.style.shape[0]
         frames = x.shape[0] // rows
-        scale, shift = self.film(style)
-        y = _filmed(self.now, x, 1 + scale, shift)
+        scale, shift = self.film(look.style)
+        y = _styled(self.now, x, look, 1 + scale, shift)
         # The projection of the past is taken of this frame and moved on by one, which is the same and saves putting
         # the frames together anew; 4-D throughout, so that channels stay last in memory.
-        projected = _filmed(self.before, x, 1 + scale, None)
+        projected = _styled(self.before, x, look, 1 + scale)
         first = torch.lerp(memory, x[::frames].to(memory.dtype), fresh.view(-1, 1, 1, 1).to(memory.dtype))
-        y[::frames] += _filmed(self.before, first.to(x.dtype), 1 + scale, None)
+        y[::frames] += _styled(self.before, first.to(x.dtype), look, 1 + scale)
         for frame in range(1, frames):
             y[frame::frames] += projected[frame - 1 :: frames]
         memory.copy_(x[frames - 1 :: frames].detach())
-        return self.out(_silu(y)).add_(x)
+        return _styled(self.out, _silu(y), look).add_(x)
 
 
 class Style(nn.Module):
@@ -191,25 +237,26 @@ class PocketCodec(nn.Module):
 
     def __init__(self, text_dim: int = 128) -> None:
         super().__init__()
-        self.enc_in, self.enc_res4 = _conv(48, ENC4), Res(ENC4, styled=False)
+        self.enc_in, self.enc_res4 = _conv(48, ENC4), Res(ENC4)
         self.enc_down = _conv(ENC4, ENC8, stride=2)
         self.enc_pool = _conv(FRAMES * ENC8, ENC8, 1)
-        self.enc_res8 = nn.ModuleList(Res(ENC8, styled=False) for _ in range(2))
+        self.enc_res8 = nn.ModuleList(Res(ENC8) for _ in range(2))
         self.enc_out = _conv(ENC8, LATENT_CHANNELS, 1)
         self.register_buffer("latent_mean", torch.zeros(LATENT_CHANNELS))
         self.register_buffer("latent_std", torch.ones(LATENT_CHANNELS))
         self.register_buffer("pooling", _pooling(), persistent=False)
 
         self.style = Style(text_dim)
+        self.shares = nn.Linear(STYLE_DIM, BANK)
         self.dec_in = _conv(LATENT_CHANNELS, DEC8)
-        self.dec_res8 = nn.ModuleList(Res(DEC8, styled=True) for _ in range(2))
+        self.dec_res8 = nn.ModuleList(StyledRes(DEC8, _conv) for _ in range(2))
         self.dec_grow = _conv(DEC8, FRAMES * 4 * DEC4, 1)
         self.port4 = Port(ENC4 + STATISTICS, DEC4, 1)
         self.dec_mem = nn.ModuleList(MemBlock(DEC4, dilation) for dilation in (1, 2, 1)[:MEM_BLOCKS])
-        self.dec_up = _conv(DEC4, 4 * DEC2, 1)
+        self.dec_up = BankConv(DEC4, 4 * DEC2, 1)
         self.port2 = Port(12, DEC2, 3)
-        self.dec_res2 = Res(DEC2, styled=True)
-        self.dec_out = _conv(DEC2, 12, gain=0.3)
+        self.dec_res2 = StyledRes(DEC2, BankConv)
+        self.dec_out = BankConv(DEC2, 12, gain=0.3)
 
     def raw_latent(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """frames [B, 4n, 3, H, W] in [-1, 1] -> latent before normalisation [B, n, 16, h, w], features [B*4n, ...]."""
@@ -240,18 +287,19 @@ class PocketCodec(nn.Module):
         memory is updated in place. keep [B] of 0 and 1 closes the source ports of some rows (training only).
         """
         rows = latent.shape[0]
+        look = Look(style, self.shares(style))
         x = self.dec_in(latent.flatten(0, 1))
         for block in self.dec_res8:
-            x = block(x, style)
+            x = block(x, look)
         x = depth_to_space(self.dec_grow(x), FRAMES)
-        x = self.port4(x, side.quarter, style, keep)
+        x = self.port4(x, side.quarter, look, keep)
         fresh = memory.fresh.clone()  # autograd keeps it, and the original changes below
         for block, past in zip(self.dec_mem, memory.past, strict=True):
-            x = block(x, style, past, fresh)
+            x = block(x, look, past, fresh)
         memory.fresh.zero_()
-        x = depth_to_space(self.dec_up(x))
-        x = self.dec_res2(self.port2(x, side.half, style, keep), style)
-        return depth_to_space(self.dec_out(_silu(x))).unflatten(0, (rows, -1))
+        x = depth_to_space(_styled(self.dec_up, x, look))
+        x = self.dec_res2(self.port2(x, side.half, look, keep), look)
+        return depth_to_space(_styled(self.dec_out, _silu(x), look)).unflatten(0, (rows, -1))
 
     def keep(self, *, encoder: bool, decoder: bool) -> None:
         """Let go of the half that is not wanted; the latents' statistics stay."""
@@ -312,17 +360,36 @@ def _pooling() -> Tensor:
 
 
 def _with_statistics(features: Tensor, cells: Tensor, pooling: Tensor) -> Tensor:
-    """features [N, C, h, w], cells [N, 48, h, w] -> [N, C + 8, h, w], channels last in memory.
+    """features [N, C, h, w], cells [N, 48, h, w] -> [N, C + 16, h, w], channels last in memory.
 
-    Behind the features: mean colour over 4 and over 12 pixels, then spread of brightness over 4 and over 12. With them
-    the decoder can choose the calmest neighbourhood, as painterly filters do, instead of finding it.
+    Behind the features: mean colour over 4 and over 12 pixels; spread of brightness over 4 and over 12; mean colour of
+    the 8 x 8 block; mean colour of the 3 x 3 cells around, the calm ones counting most; spread and brightness over 28
+    pixels. With them the decoder can choose the calmest neighbourhood, as painterly filters do, instead of finding it.
     """
     pooled = F.linear(cells.permute(0, 2, 3, 1), pooling)
     colour, grey = pooled[..., :3], pooled[..., 3:]
     near = torch.cat([colour, grey.square().mean(-1, keepdim=True)], -1)
-    wide = F.avg_pool2d(near.permute(0, 3, 1, 2), 3, 1, 1, count_include_pad=False).permute(0, 2, 3, 1)
-    spreads = []
-    for red, green, blue, square in (near.split(1, -1), wide.split(1, -1)):
-        mean = (red + green + blue) / 3
-        spreads.append(3 * (square - mean.square()).clamp_min(1e-5).sqrt())
-    return torch.cat([features.permute(0, 2, 3, 1), colour, wide[..., :3], *spreads], -1).permute(0, 3, 1, 2)
+    wide = _mean_around(near, 3)
+    spreads = [_spread(near), _spread(wide)]
+    block = F.avg_pool2d(colour.permute(0, 3, 1, 2), 2)
+    block = F.interpolate(block, scale_factor=2.0).permute(0, 2, 3, 1)
+    # Floored, so that the sum of weights stays above nought in 16-bit floats too.
+    calm = (CALM / (spreads[0].square() + CALM)).square() + 1e-3
+    calmest = _mean_around(torch.cat([colour * calm, calm], -1), 3)
+    far = _mean_around(torch.cat([spreads[0], colour.mean(-1, keepdim=True)], -1), 7)
+    parts = [features.permute(0, 2, 3, 1), colour, wide[..., :3], *spreads]
+    parts += [block, calmest[..., :3] / calmest[..., 3:], far]
+    return torch.cat(parts, -1).permute(0, 3, 1, 2)
+
+
+def _mean_around(x: Tensor, side: int) -> Tensor:
+    """Mean over side x side places, [N, h, w, C]; what lies outside does not count. Lines first, then columns."""
+    pool = functools.partial(F.avg_pool2d, stride=1, count_include_pad=False)
+    lines = pool(x.permute(0, 3, 1, 2), (1, side), padding=(0, side // 2))
+    return pool(lines, (side, 1), padding=(side // 2, 0)).permute(0, 2, 3, 1)
+
+
+def _spread(moments: Tensor) -> Tensor:
+    """Three times the standard deviation, of mean red, green, blue and mean square of grey: [N, h, w, 4] -> [..., 1]"""
+    mean = moments[..., :3].mean(-1, keepdim=True)
+    return 3 * (moments[..., 3:] - mean.square()).clamp_min(1e-5).sqrt()

@@ -28,6 +28,7 @@ ROWS = 16384
 WORD_DIM = 32
 TOKENS = 8
 TOKEN_DIM = 128
+FIRST_LOOKS = 11
 MAX_WORDS = 48
 MAX_CHARACTERS = 2000
 # How much of a look words can ask for. The last is a little beyond the looks as trained: pictures go on in a line.
@@ -177,9 +178,14 @@ class PocketTextEncoder(nn.Module):
         self.values = nn.Linear(WORD_DIM, 48)
         asked = len(looks) + len(colours) + 2 * len(STRENGTHS)
         self.read = nn.Sequential(nn.Linear(TOKENS * 48, 128), nn.SiLU(), nn.Linear(128, asked))
-        codes = torch.Generator().manual_seed(20)
-        self.register_buffer("look_codes", torch.randn(len(looks), TOKENS, TOKEN_DIM, generator=codes) * 0.8)
-        self.register_buffer("colour_codes", torch.randn(len(colours), TOKENS, TOKEN_DIM, generator=codes) * 0.6)
+        # Looks that came later are drawn after the colours, so that no code moves and old looks keep their pictures.
+        draws = torch.Generator().manual_seed(20)
+        first, colour_codes, later = (
+            torch.randn(len(names), TOKENS, TOKEN_DIM, generator=draws)
+            for names in (looks[:FIRST_LOOKS], colours, looks[FIRST_LOOKS:])
+        )
+        self.register_buffer("look_codes", torch.cat([first, later]) * 0.8)
+        self.register_buffer("colour_codes", colour_codes * 0.6)
 
     @classmethod
     def from_config(cls, fields: Mapping[str, Any]) -> PocketTextEncoder:

@@ -1,0 +1,103 @@
+"""The evaluation as Markdown tables, and what in it falls short. Owns their columns and wording."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from sdv2live.training.effects import STROKE_LOOKS
+from sdv2live.training.evaluate import (
+    DRIFT_CHUNKS,
+    DRIFT_SIZE_WH,
+    NOISES,
+    SIGMA,
+    STEPS,
+    Evaluation,
+    Knobs,
+    Row,
+)
+from sdv2live.training.losses import LEAST_COST_DB
+from sdv2live.training.quality import missed
+
+MOST_FLICKER, MOST_DRIFT_DB, LARGEST_STEP = 0.5, 0.5, 0.3
+WORSE_DB = 0.2  # less is noise
+
+
+def report(found: Evaluation) -> str:
+    """All tables, each with a line above it that says what it shows."""
+    parts = []
+    for size_wh in dict.fromkeys(row.size_wh for row in found.rows):
+        rows = [row for row in found.rows if row.size_wh == size_wh]
+        size = f"{size_wh[0]}x{size_wh[1]}"
+        parts += [f"{size}, noise {SIGMA}, one step. In brackets: the source in place of our picture.", _looks(rows)]
+        parts += [f"{size}, PSNR in dB, mean of the clips, by noise and steps.", _steps(rows)]
+    parts += ["Knobs, on a still picture, in grey levels of 255 unless said.", _knobs(found.knobs)]
+    cheap = too_cheap(found.rows)
+    guard = (
+        "a latent of nought costs every stroke look at least 1 dB" if not cheap else f"UNDER 1 dB: {', '.join(cheap)}"
+    )
+    return "\n\n".join([*parts, f"Guard: {guard}."]) + "\n"
+
+
+def too_cheap(rows: Iterable[Row]) -> list[str]:
+    """Stroke looks whose decoder hardly needs the latent, in the mean of the clips."""
+    costs = {look: [row.zero_cost_db for row in rows if row.look == look] for look in STROKE_LOOKS}
+    return [look for look, each in costs.items() if each and float(np.mean(each)) < LEAST_COST_DB]
+
+
+def _looks(rows: Sequence[Row]) -> str:
+    lines = []
+    for row in rows:
+        f = row.figures[f"{SIGMA} / 1"]
+        lines.append(
+            f"| {row.clip} | {row.look} | {f.psnr:.1f} ({f.nothing_psnr:.1f}) | {f.ssim:.2f} "
+            f"| {f.edges:.2f} ({f.nothing_edges:.2f}) | {f.palette:.1f} ({f.nothing_palette:.1f}) "
+            f"| {100 * f.sharpness:.0f} | {255 * math.sqrt(f.warp):.1f} ({255 * math.sqrt(f.target_warp):.1f}) "
+            f"| {row.zero_cost_db:.1f} | {', '.join(missed(f, row.look)) or '-'} |"
+        )
+    head = (
+        "clip", "look", "PSNR in dB", "SSIM", "edge distance", "palette distance", "sharpness in % of the target's",
+        "warp error (the target's)", "latent of nought costs in dB", "aims missed",
+    )  # fmt: skip
+    return _table(head, lines)
+
+
+def _steps(rows: Sequence[Row]) -> str:
+    keys = [f"{noise} / {steps}" for noise in NOISES for steps in STEPS]
+    lines = []
+    for look in dict.fromkeys(row.look for row in rows):
+        means = [float(np.mean([row.figures[key].psnr for row in rows if row.look == look])) for key in keys]
+        worse = [one - two for one, two in zip(means[::2], means[1::2], strict=True)]
+        note = "yes" if max(worse) <= WORSE_DB else f"{max(worse):.1f} dB worse"
+        lines.append(f"| {look} | {' | '.join(f'{mean:.1f}' for mean in means)} | {note} |")
+    return _table(("look", *keys, "second step no worse"), lines)
+
+
+def _knobs(knobs: Iterable[Knobs]) -> str:
+    lines = []
+    for k in knobs:
+        rises = k.look == "identity" or all(b >= a - 0.5 for a, b in itertools.pairwise(k.strengths))
+        lines.append(
+            f"| {k.look} | {_or_mark(k.flicker, lambda v: v < MOST_FLICKER)} "
+            f"| {' '.join(f'{s:.0f}' for s in k.strengths)}{'' if rises else ' (falls)'} "
+            f"| {_or_mark(k.largest_step, lambda v: v < LARGEST_STEP)} "
+            f"| {k.seeds:.1f} | {k.seed_psnr[0]:.1f} and {k.seed_psnr[1]:.1f} "
+            f"| {'-' if math.isnan(k.drift_db) else _or_mark(k.drift_db, lambda v: v > -MOST_DRIFT_DB)} |"
+        )
+    size = f"{DRIFT_SIZE_WH[0]}x{DRIFT_SIZE_WH[1]}"
+    head = (
+        "look", "flicker", "distance from the source at noise 0.05, 0.1, 0.2 to 0.6", "largest of ten steps of a blend",
+        "two seeds differ by", "their PSNR in dB", f"drift over {DRIFT_CHUNKS} chunks at {size} in dB",
+    )  # fmt: skip
+    return _table(head, lines)
+
+
+def _or_mark(value: float, is_good: Callable[[float], bool]) -> str:
+    return f"{value:.2f}" if is_good(value) else f"**{value:.2f}**"
+
+
+def _table(head: Sequence[str], lines: Iterable[str]) -> str:
+    return "\n".join([f"| {' | '.join(head)} |", "|" + " --- |" * len(head), *lines])

@@ -1,0 +1,45 @@
+"""Where and how the stages run, and what weights they start from. Owns the reading of earlier weights."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sdv2live.training.loop import averaged
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where and how all stages run. workers: threads with a batch each, in the stages that are long on a CPU (c, d).
+
+    model: the folder of an exported model whose weights a stage starts from, instead of those of the stages before.
+    rate: times a stage's learning rates; a short stretch from good weights wants less than 1.
+    """
+
+    work: Path
+    device: torch.device
+    seed: int = 0
+    workers: int = 1
+    model: Path | None = None
+    rate: float = 1.0
+
+    @property
+    def start(self) -> str:
+        """What stands for the model's weights in checkpoints."""
+        if self.model is None:
+            return ""
+        digest = hashlib.sha256()
+        for name in ("codec", "dit", "text"):
+            digest.update((self.model / f"{name}.safetensors").read_bytes())
+        return digest.hexdigest()
+
+    def weights(self, name: str, stage: str) -> dict[str, Tensor]:
+        """Of the network `name`, from the model or as `stage` left them."""
+        if self.model is None:
+            return averaged(self.work, stage, name)
+        return {key: value.float() for key, value in load_file(self.model / f"{name}.safetensors").items()}

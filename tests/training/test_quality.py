@@ -1,0 +1,122 @@
+"""The figures of the evaluation against what they must be on pictures made for it, and the tables that they end in."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sdv2live.frames import Pixels
+from sdv2live.measures import Picture
+from sdv2live.paths import assets_dir
+from sdv2live.training import evaluate as evaluation
+from sdv2live.training.evaluate import Knobs, Row
+from sdv2live.training.quality import (
+    Figures,
+    edge_distance,
+    figures_of,
+    flicker,
+    missed,
+    motions,
+    palette_distance,
+    psnr,
+)
+from sdv2live.training.report import report, too_cheap
+
+GOOD = Figures(30, 20, 0.9, 0.3, 1.0, 4, 10, 0.9, 1e-3, 1e-3)
+
+
+def _noise(count: int = 1, seed: int = 0) -> Pixels:
+    return np.random.default_rng(seed).integers(40, 200, (count, 48, 64, 3)).astype(np.uint8)
+
+
+def test_palettes_forget_places_and_count_levels() -> None:
+    picture = np.zeros((48, 48, 3), np.uint8)
+    picture[::3, ::3] = _noise()[0, :16, :16]
+    shuffled = np.zeros_like(picture)
+    shuffled[::3, ::3] = picture[::3, ::3][::-1, ::-1]
+    assert palette_distance(picture, shuffled) == pytest.approx(0, abs=1e-4)
+    lighter = picture + np.uint8(9)
+    # Grey moves by 9 along each direction's sum of signs over its length: by hand, the mean of the 13.
+    signs = [(x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1) if (x, y, z) > (0, 0, 0)]
+    expected = 9 * np.mean([abs(sum(s)) / np.sqrt(np.abs(s).sum()) for s in signs])
+    assert palette_distance(lighter, picture) == pytest.approx(expected, rel=1e-4)
+
+
+def test_edges_are_told_by_their_steepness() -> None:
+    step = np.zeros((32, 32, 3), np.uint8)
+    step[:, 16:] = 200
+    half = step // 2
+    assert edge_distance(Picture.of(step), Picture.of(step)) == 0
+    assert edge_distance(Picture.of(half), Picture.of(step)) == pytest.approx(0.5, abs=0.01)
+    assert edge_distance(Picture.of(np.zeros_like(step)), Picture.of(step)) == pytest.approx(1)
+
+
+def test_flicker_is_in_grey_levels() -> None:
+    frames = np.full((6, 16, 16, 3), 100, np.uint8)
+    frames[1::2] += 3
+    assert flicker(frames) == pytest.approx(3)
+
+
+def test_a_clip_that_is_its_target_misses_nothing() -> None:
+    source = np.repeat(_noise(), 3, 0)
+    target = 255 - source
+    figures = figures_of(target, target, source, motions(source))
+    assert figures.psnr == 99 and figures.ssim == pytest.approx(1)
+    assert figures.nothing_psnr == psnr(source, target) < 18
+    found = (figures.edges, figures.palette, figures.sharpness, figures.warp)
+    assert found == pytest.approx((0, 0, 1, 0), abs=1e-6)
+    assert missed(figures, "oil") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "short"),
+    [
+        ({"psnr": 21}, ["gain"]),
+        ({"nothing_psnr": 17, "psnr": 20.9}, ["gain"]),
+        ({"edges": 0.6}, ["edges"]),
+        ({"palette": 6}, ["palette"]),
+        ({"nothing_psnr": 17, "edges": 0.6, "palette": 6}, []),
+        ({"sharpness": 0.6}, ["sharpness"]),
+        ({"warp": 1.2e-3}, ["warp error"]),
+        ({"warp": 1.2e-5, "target_warp": 1e-6}, []),
+    ],
+)
+def test_aims(change: dict[str, float], short: list[str]) -> None:
+    assert missed(replace(GOOD, **change), "cel") == short
+
+
+def test_identity_has_an_aim_of_its_own() -> None:
+    assert missed(replace(GOOD, psnr=29, nothing_psnr=99), "identity") == ["PSNR"]
+
+
+def test_latents_that_cost_nothing_are_named() -> None:
+    rows = [Row("a", (64, 64), look, {}, cost) for look, cost in (("oil", 0.5), ("cel", 3.0), ("night", 0.1))]
+    assert too_cheap(rows) == ["oil"]
+
+
+def test_the_shipped_model_can_be_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole way, small: through the live engine, with figures, sheets and tables."""
+    pytest.importorskip("skimage")
+    monkeypatch.setattr(evaluation, "SIZES_WH", ((96, 64),))
+    found = evaluation.evaluate(assets_dir() / "pocket", tmp_path, video=None, looks=["night"], drift_chunks=12)
+    assert [row.clip for row in found.rows] == ["chelsea", "astronaut"]
+    assert all(row.figures["0.5 / 1"].psnr > row.figures["0.5 / 1"].nothing_psnr + 4 for row in found.rows)
+    assert found.knobs[0].strengths == sorted(found.knobs[0].strengths)
+    assert json.loads((tmp_path / "evaluation.json").read_text())["rows"][0]["look"] == "night"
+    assert (tmp_path / "looks-chelsea-96x64.png").is_file() and (tmp_path / "colours-astronaut.png").is_file()
+    text = report(found)
+    assert "| chelsea | night |" in text and "96x64, noise 0.5, one step" in text
+
+
+def test_tables_mark_what_falls_short() -> None:
+    figures = {f"{noise} / {steps}": GOOD for noise in evaluation.NOISES for steps in evaluation.STEPS}
+    figures["0.7 / 2"] = replace(GOOD, psnr=28)
+    found = evaluation.Evaluation(
+        [Row("a", (64, 64), "oil", figures, 0.4)],
+        [Knobs("oil", 0.8, [1, 5, 4, 6, 7, 8, 9], 0.2, 1.0, (30, 30), -2.0)],
+    )
+    text = report(found)
+    assert "2.0 dB worse" in text and "UNDER 1 dB: oil" in text
+    assert "**0.80**" in text and "(falls)" in text and "**-2.00**" in text
