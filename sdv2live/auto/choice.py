@@ -120,6 +120,16 @@ def most_fps(one: Candidate, measured: Measured) -> float:
     return min(bounds, default=float("inf"))
 
 
+def disproved(measured: Measured) -> set[Candidate]:
+    """Those that were slower than another one's speed allows: something else held the machine up while they ran."""
+    pairs = [(one, fps, other, slower) for one, fps in measured.items() for other, slower in measured.items()]
+    return {
+        other
+        for one, fps, other, slower in pairs
+        if slower > 0 and _is_comparable(one, other) and fps > STILL_FITS[1] * slower * _gain(one, other)
+    }
+
+
 def _is_comparable(one: Candidate, other: Candidate) -> bool:
     if one.engine != other.engine:
         return False

@@ -23,6 +23,7 @@ from sdv2live.auto.choice import (
     Fixed,
     candidates,
     choose,
+    disproved,
     next_trial,
     still_fits,
     unmeasured,
@@ -233,19 +234,27 @@ class _Trials:
         self._wanted_fps, self._say, self._stop, self._clock = wanted_fps, say, stop, clock
         self._trial: Trial | None = None
         self._served: Candidate | None = None
+        self._tried_again: set[Candidate] = set()
         self._refused: dict[Candidate, float] = {}  # in this run alone: another program may have the memory
 
     def run(self) -> None:
         """Until the choice can be made. Raises TrialStopped."""
         until_s = self._clock.now_s() + LONGEST_S
         try:
-            while one := next_trial(self._order, self._measured | self._refused, self._wanted_fps):
+            while one := self._next():
                 if self._clock.now_s() > until_s:
                     log.warning("auto: measuring took longer than %.0f s: the best so far is taken", LONGEST_S)
                     return
                 self._measure(one)
         finally:
             self._end()
+
+    def _next(self) -> Candidate | None:
+        """What a faster one disproves is tried again, once."""
+        for slow in disproved(self._measured) - self._tried_again:
+            self._tried_again.add(slow)
+            del self._measured[slow]
+        return next_trial(self._order, self._measured | self._refused, self._wanted_fps)
 
     def _measure(self, one: Candidate) -> None:
         words = f"auto: trying {one.words}, {self._wanted_fps:g} fps wanted"

@@ -13,6 +13,7 @@ from sdv2live.auto.choice import (
     Fixed,
     candidates,
     choose,
+    disproved,
     most_fps,
     next_trial,
     still_fits,
@@ -104,6 +105,15 @@ def test_what_is_left_out_would_not_have_been_chosen(here: dict[str, tuple[str, 
         assert found.fps == max(measured.values())
     for one in order:
         assert most_fps(one, measured) >= whole[one] or one in measured
+
+
+def test_a_trial_that_something_held_up_is_found_out_by_the_others() -> None:
+    first, second, third = candidates(POCKET, Fixed())
+    assert disproved({first: 4.0, second: 45.7}) == {first}  # 3.2 times the fewer pixels' share is all there is to gain
+    assert disproved({first: 30.0, second: 45.7, third: 60.0}) == set()
+    assert disproved({first: 0.0, second: 45.7}) == set()
+    # On a machine that is as it is, nothing is disproved.
+    assert disproved({one: model_fps(one) for one in candidates(ALL, Fixed())}) == set()
 
 
 def test_one_that_cannot_be_run_says_nothing_of_the_smaller_ones() -> None:
