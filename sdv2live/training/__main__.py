@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="python -m sdv2live.training", description="Train the pocket model.")
     commands = top.add_subparsers(dest="command", required=True)
-    data = commands.add_parser("data", help="make the pools of training clips (about 1 GB)")
+    data = commands.add_parser("data", help="make the pools of training clips (2.7 GB)")
     data.add_argument("--processes", type=int, default=2)
     run = commands.add_parser("run", help="run training stages; a stage goes on where it was cut off")
     run.add_argument(

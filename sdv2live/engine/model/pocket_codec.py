@@ -369,16 +369,15 @@ def _with_statistics(features: Tensor, cells: Tensor, pooling: Tensor) -> Tensor
     pooled = F.linear(cells.permute(0, 2, 3, 1), pooling)
     colour, grey = pooled[..., :3], pooled[..., 3:]
     near = torch.cat([colour, grey.square().mean(-1, keepdim=True)], -1)
-    wide = _mean_around(near, 3)
-    spreads = [_spread(near), _spread(wide)]
+    spread = _spread(near)
+    # Floored, so that the sum of weights stays above nought in 16-bit floats too.
+    calm = (CALM / (spread.square() + CALM)).square() + 1e-3
+    around = _mean_around(torch.cat([near, colour * calm, calm], -1), 3)
+    wide, calmest = around[..., :4], around[..., 4:7] / around[..., 7:]
     block = F.avg_pool2d(colour.permute(0, 3, 1, 2), 2)
     block = F.interpolate(block, scale_factor=2.0).permute(0, 2, 3, 1)
-    # Floored, so that the sum of weights stays above nought in 16-bit floats too.
-    calm = (CALM / (spreads[0].square() + CALM)).square() + 1e-3
-    calmest = _mean_around(torch.cat([colour * calm, calm], -1), 3)
-    far = _mean_around(torch.cat([spreads[0], colour.mean(-1, keepdim=True)], -1), 7)
-    parts = [features.permute(0, 2, 3, 1), colour, wide[..., :3], *spreads]
-    parts += [block, calmest[..., :3] / calmest[..., 3:], far]
+    far = _mean_around(torch.cat([spread, colour.mean(-1, keepdim=True)], -1), 7)
+    parts = [features.permute(0, 2, 3, 1), colour, wide[..., :3], spread, _spread(wide), block, calmest, far]
     return torch.cat(parts, -1).permute(0, 3, 1, 2)
 
 
