@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -56,12 +57,14 @@ def tiny_engine(codec: SumCodec) -> StreamEngine:
 
 
 @pytest.mark.slow
-def test_twenty_thousand_latent_frames() -> None:
+def test_thousands_of_latent_frames() -> None:
+    """4,000; all 20,000, a minute and more, where SDV2LIVE_LONG_TESTS is set."""
+    frames = 20_000 if os.environ.get("SDV2LIVE_LONG_TESTS") else 4_000
     codec = KeptLatents()
     engine = tiny_engine(codec)
     clips = np.random.default_rng(5).integers(0, 256, (16, 4, SIZE_WH[1], SIZE_WH[0], 3), np.uint8)
     sizes = set()
-    for number in range(20_000):
+    for number in range(frames):
         engine.submit(Chunk(number, clips[number % 16]), SETTINGS)
         (result,) = engine.poll()
         assert result.is_finite
@@ -70,7 +73,7 @@ def test_twenty_thousand_latent_frames() -> None:
     assert {size[3] for size in sizes} == {0}, "no reset"
     assert max(size[1] for size in sizes) <= 16 and max(size[2] for size in sizes) <= 32
     # Windows of the same clips: their means and spreads differ by noise alone, early and late.
-    means, spreads = (np.array(column).reshape(-1, 400) for column in zip(*codec.statistics, strict=True))
+    means, spreads = (np.array(column).reshape(50, -1) for column in zip(*codec.statistics, strict=True))
     for column in (means, spreads):
         windows = column.mean(1)
         noise = column.std(1).mean() / np.sqrt(column.shape[1])
