@@ -76,7 +76,7 @@ def list_cameras(*, with_own_output: bool = False) -> list[Camera]:
         found = enumerate_cameras(api)
     except ImportError:
         return [Camera("0", "the first camera", "0", 0)]  # it has no name then, and can be opened all the same
-    except (OSError, RuntimeError, NotImplementedError) as error:
+    except (OSError, RuntimeError) as error:
         log.warning("The cameras cannot be listed: %s", one_line(error))
         return []
     return [Camera(str(one.path or one.name), str(one.name), str(one.path or one.name), one.index) for one in found]
