@@ -108,6 +108,8 @@ def put_together(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("Name the folder to write the pictures to: python -m tests.gui.make_window_pictures FOLDER")
     target = Path(sys.argv[1])
     target.mkdir(parents=True, exist_ok=True)
     main(target)
