@@ -188,7 +188,8 @@ class Presenter:
         if self._card is not None and pixels is self._card[1]:
             full = self._card[2]
         self._has_begun = self._has_begun or self._shown is not None or is_bypassed
-        self.preview.put(Shown(full, self._source_beside(now_s)))
+        # A window may be what others see, so a panic leaves nothing beside its card.
+        self.preview.put(Shown(full, None if values["output.panic"] else self._source_beside(now_s)))
         for outlet in self._outlets:
             if self._has_begun or outlet.always_on:
                 outlet.offer(full if outlet.takes_any_size else pixels, self._ticks)

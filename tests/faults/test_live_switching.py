@@ -175,6 +175,8 @@ def test_panic_shows_neither_camera_nor_effect(running: Running) -> None:
     ticks = len(watcher.ticks)
     until(lambda: len(watcher.ticks) > ticks + 3, "ticks")
     assert np.array_equal(watcher.newest, card)
+    shown = app.presenter.preview.take(timeout_s=10)
+    assert shown is not None and shown.source is None, "nor does a window"
     app.registry.set_many([(f"output.{name}", False) for name in ("panic", "freeze", "bypass")], origin="test")
     until(lambda: not np.array_equal(watcher.newest, card), "the effect again")
 
