@@ -9,23 +9,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from sdv2live.engine.balance import RankCosts, best_plan, estimate, reference_split, simulate
+from sdv2live.engine.balance import RankCosts, best_plan, busy_of, estimate, hops_of, reference_split, simulate
 from sdv2live.engine.stages import StageMap, even_split
-from sdv2live.engine.work_counts import DITS, Card, costs_on, work_of
+from sdv2live.engine.work_counts import CHUNK_FRAMES, DITS, Card, costs_on, work_of
 from sdv2live.generated import write_section
 from sdv2live.paths import assets_dir
 
 PAGE, SECTION = "docs/several-devices.md", "splits"
-CHUNK_FRAMES = 4
 FRACTION = 0.45  # of its rates that a card is taken to reach
 SLACK = 1.05  # chunks come this much more slowly than the ring could take them
 _CHUNKS = 96
 
 NVLINK, PCIE, NETWORK = 450.0, 31.5, 1.25
 LINKS = {NVLINK: "NVLink 4, 450 GB/s", PCIE: "PCIe 4.0 x16, 31.5 GB/s", NETWORK: "10 Gbit/s network, 1.25 GB/s"}
-H200 = Card("H200", 788, 4300, NVLINK)
-H100 = Card("H100", 788, 3020, NVLINK)
-RTX_4090 = Card("RTX 4090", 165, 920, PCIE)
+H200 = Card("H200", 788, 788, 4300, NVLINK)
+H100 = Card("H100", 788, 788, 3020, NVLINK)
+RTX_4090 = Card("RTX 4090", 165, 165, 920, PCIE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ CASES = _cases()
 
 
 def delay_of(plan: StageMap, costs: Sequence[RankCosts], *, steps: int) -> float:
-    """Seconds from a complete chunk to its decoded picture in a steady stream, waiting counted: the ring is played."""
+    """Seconds from a complete chunk to its picture at rank 0 in a steady stream, with waiting: the ring is played."""
     arrival_s = SLACK * estimate(plan, costs, steps)[0]
     times = simulate(plan, costs, steps=steps, chunks=_CHUNKS, arrival_s=arrival_s)
     return median(at_s - number * arrival_s for number, at_s in list(enumerate(times))[_CHUNKS // 2 :])
@@ -89,11 +88,9 @@ def why(case: Case, plan: StageMap, costs: Sequence[RankCosts]) -> str:
     """What holds the ring up, in a few words."""
     ranks = len(costs)
     period_s = estimate(plan, costs, case.steps)[0]
-    busy_s = [count * each.block_s for count, each in zip(plan.counts, costs, strict=True)]
-    busy_s[0] += costs[0].encode_s
-    busy_s[plan.decode_rank] += costs[plan.decode_rank].decode_s
+    busy_s = busy_of(plan, costs)
     if max(busy_s) < 0.999 * period_s:
-        return "the link itself is full" if max(each.hop_s for each in costs) == period_s else "the way round is long"
+        return "the link itself is full" if max(hops_of(plan, costs)) == period_s else "the way round is long"
     busiest = busy_s.index(max(busy_s))
     blocks = plan.counts[busiest]
     if blocks <= 1 and costs[busiest].block_s * blocks < 0.1 * period_s:
@@ -112,7 +109,7 @@ def splits_text() -> str:
         "Rates: H200 788 TFLOP/s and 4.3 TB/s, H100 788 and 3.02, RTX 4090 165 and 0.92; links as published. Another",
         "share changes fps and delay in proportion, and no split. Counted are work, bytes and waiting, not the latency",
         "of a network. One card runs `latency`, several run `throughput`, and their delay is that of a live stream",
-        f"{SLACK - 1:.0%} slower than the ring could take it, from a complete chunk to its decoded picture.",
+        f"{SLACK - 1:.0%} slower than the ring could take it, from a complete chunk to its picture at the first card.",
         "`0 + 30` are the blocks of each card in the ring's order; the first one always encodes.",
     ]
     text = "\n".join(lines).replace("%", " %") + "\n"

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 OnRead = Callable[[tuple[Understood, ...]], None]
-ANY_CARD = Card("any", tflop_per_s=788, memory_gb_per_s=3020, link_gb_per_s=31.5)  # only ratios count
+ANY_CARD = Card("any", 788, 788, memory_gb_per_s=3020, link_gb_per_s=31.5)  # only ratios count
 
 
 def build_engine(

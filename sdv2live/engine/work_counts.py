@@ -13,8 +13,9 @@ from sdv2live.engine.balance import RankCosts
 
 TEXT_TOKENS = 512
 ACTIVATION_PASSES = 14  # of a block over its tokens, each bfloat16 read or written once
-BF16_BYTES = 2
+BF16_BYTES, FLOAT32_BYTES = 2, 4
 LATENT_CHANNELS = 16
+CHUNK_FRAMES, COLOURS = 4, 3
 COUNTED_PIXELS = 832 * 480
 
 
@@ -41,10 +42,12 @@ CODECS = {
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """Dense bfloat16 matrix products, copies within the memory, and the link to the next card, one way."""
+    """Dense matrix products (the DiT), convolutions (the codec), copies within the memory, and the link to the next
+    card of the ring, one way; all above 0."""
 
     name: str
-    tflop_per_s: float
+    product_tflop_per_s: float
+    convolution_tflop_per_s: float
     memory_gb_per_s: float
     link_gb_per_s: float
 
@@ -52,13 +55,14 @@ class Card:
 @dataclass(frozen=True, slots=True)
 class Work:
     """Of one micro-step: (operations, bytes of memory) of a block with all its rows, of one chunk's encoding and
-    decoding; bytes that cross to the next rank within the DiT and from its end back to rank 0."""
+    decoding; bytes that cross from rank to rank: all rows' latents, their tokens within the DiT, decoded pictures."""
 
     block: tuple[float, float]
     encode: tuple[float, float]
     decode: tuple[float, float]
-    hidden_bytes: float
     latent_bytes: float
+    token_bytes: float
+    picture_bytes: float
 
 
 def work_of(name: str, size_wh: tuple[int, int], *, steps: int, vae: str, window_frames: int = 6) -> Work:
@@ -66,7 +70,8 @@ def work_of(name: str, size_wh: tuple[int, int], *, steps: int, vae: str, window
 
     With T tokens a latent frame, K of the window and X of the text, d channels and f in the FFN, a block takes
     T (12 d^2 + 4 d f) + 4 T (K + X) d operations a row, and moves its weights once and keys, values and activations
-    once a row (engine.md, 1 and 10). A codec's work grows with the pixels; its one attention is left out.
+    once a row (engine.md, 1 and 10). A codec's work grows with the pixels; its one attention is left out. Latents hop
+    as float32, tokens as bfloat16 and pictures as bytes (`Parcels`).
     """
     width, height = size_wh
     dit = DITS[name]
@@ -77,34 +82,37 @@ def work_of(name: str, size_wh: tuple[int, int], *, steps: int, vae: str, window
     moved = weights + steps * (2 * seen * d + ACTIVATION_PASSES * tokens * d)
     scale = width * height / COUNTED_PIXELS
     encode, decode = CODECS[vae]
-    latent_bytes = steps * 4 * tokens * LATENT_CHANNELS * BF16_BYTES
     return Work(
         block=(block_flop, BF16_BYTES * moved),
         encode=(encode[0] * scale, encode[1] * scale),
         decode=(decode[0] * scale, decode[1] * scale),
-        hidden_bytes=steps * tokens * d * BF16_BYTES + latent_bytes,
-        latent_bytes=latent_bytes,
+        latent_bytes=steps * 4 * tokens * LATENT_CHANNELS * FLOAT32_BYTES,
+        token_bytes=steps * tokens * d * BF16_BYTES,
+        picture_bytes=CHUNK_FRAMES * width * height * COLOURS,
     )
 
 
 def costs_on(cards: Sequence[Card], work: Work, *, fraction: float = 1.0) -> list[RankCosts]:
     """What each card of a ring takes, in seconds, where it reaches `fraction` (above 0, at most 1) of its rates.
 
-    A piece of work takes the longer of its operations and its bytes. Hidden states cross from rank to rank, and only
-    finished rows cross back from the last one.
+    A piece of work takes the longer of its operations and its bytes.
     """
 
-    def seconds(card: Card, pair: tuple[float, float]) -> float:
+    def seconds(card: Card, tflop_per_s: float, pair: tuple[float, float]) -> float:
         flop, moved = pair
-        return max(flop / (card.tflop_per_s * 1e12), moved / (card.memory_gb_per_s * 1e9)) / fraction
+        return max(flop / (tflop_per_s * 1e12), moved / (card.memory_gb_per_s * 1e9)) / fraction
+
+    def hop(card: Card, size_bytes: float) -> float:
+        return size_bytes / (card.link_gb_per_s * 1e9 * fraction)
 
     return [
         RankCosts(
-            block_s=seconds(card, work.block),
-            encode_s=seconds(card, work.encode),
-            decode_s=seconds(card, work.decode),
-            hop_s=(work.latent_bytes if rank == len(cards) - 1 else work.hidden_bytes)
-            / (card.link_gb_per_s * 1e9 * fraction),
+            block_s=seconds(card, card.product_tflop_per_s, work.block),
+            encode_s=seconds(card, card.convolution_tflop_per_s, work.encode),
+            decode_s=seconds(card, card.convolution_tflop_per_s, work.decode),
+            hop_s=hop(card, work.latent_bytes),
+            tokens_s=hop(card, work.token_bytes),
+            pictures_s=hop(card, work.picture_bytes),
         )
-        for rank, card in enumerate(cards)
+        for card in cards
     ]

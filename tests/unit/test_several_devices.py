@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from sdv2live.engine.balance import best_plan, estimate, simulate
+from sdv2live.engine.balance import best_plan, estimate, hops_of, simulate
+from sdv2live.engine.orders import DecodeOrder, NoiseKey, RowOrder, StepOrder
+from sdv2live.engine.parcels import parcel_bytes
+from sdv2live.engine.pipeline import Parcels
 from sdv2live.engine.stages import StageMap, even_split
-from sdv2live.engine.work_counts import DITS, costs_on, work_of
+from sdv2live.engine.work_counts import DITS, Card, costs_on, work_of
 from sdv2live.generated import with_section
 from sdv2live.paths import assets_dir
 from sdv2live.several_devices import CASES, H100, PAGE, SECTION, Case, reference_plan, splits_text
@@ -79,9 +85,28 @@ def test_the_counts_are_those_of_the_networks(
     assert moved == pytest.approx(giga * 1e9, rel=0.005)
 
 
-def test_a_card_takes_as_long_as_its_slower_resource_and_only_finished_rows_go_back() -> None:
+def test_a_card_takes_as_long_as_its_slower_resource_and_a_link_as_what_crosses_it() -> None:
     work = work_of("wan-1.3b", (832, 480), steps=2, vae="wan")
-    first, last = costs_on([H100, H100], work, fraction=0.5)
-    assert first.encode_s == pytest.approx(8052e9 / 788e12 / 0.5)
-    assert first.hop_s == pytest.approx((2 * 1560 * 1536 * 2 + 2 * 16 * 60 * 104 * 2) / 450e9 / 0.5)
-    assert last.hop_s == pytest.approx(2 * 16 * 60 * 104 * 2 / 450e9 / 0.5)
+    first, _ = costs = costs_on([H100, replace(H100, convolution_tflop_per_s=394)], work, fraction=0.5)
+    assert [each.encode_s for each in costs] == pytest.approx([8052e9 / 788e12 / 0.5, 8052e9 / 394e12 / 0.5])
+    assert costs[0].block_s == costs[1].block_s == pytest.approx(work.block[0] / 788e12 / 0.5)
+    assert first.hop_s == pytest.approx(2 * 16 * 60 * 104 * 4 / 450e9 / 0.5)
+    assert first.tokens_s == pytest.approx(2 * 1560 * 1536 * 2 / 450e9 / 0.5)
+    assert first.pictures_s == pytest.approx(4 * 832 * 480 * 3 / 450e9 / 0.5)
+
+
+@pytest.mark.parametrize("stages", [StageMap((0, 30), 0), StageMap((3, 27), 1)])
+def test_the_bytes_that_are_counted_are_those_that_a_rank_sends(stages: StageMap) -> None:
+    """By the forms that `Parcels` gives for a steady micro-step of two rows; a message rounds them up a little."""
+    row = RowOrder(7, 1, 8, 8, 1, 1, 450, 300, NoiseKey("fixed", ((3, 1.0),), 7, 0.0), sink=0, copies_to=())
+    order = StepOrder(4, (row, row), (DecodeOrder(6, 1, 0.5, 4),), enters=7, texts=(1,), contexts=(1,))
+    runner = SimpleNamespace(
+        dit=SimpleNamespace(config=SimpleNamespace(dim=1536, in_dim=16)),
+        dtype=torch.bfloat16,
+        size_wh=(832, 480),
+        codec=SimpleNamespace(spatial_factor=8, side_forms=lambda size_wh: ()),
+    )
+    parcels = Parcels(runner, stages)  # type: ignore[arg-type]
+    per_byte = Card("", 1.0, 1.0, 1.0, link_gb_per_s=1e-9)
+    counted = hops_of(stages, costs_on([per_byte] * 2, work_of("wan-1.3b", (832, 480), steps=2, vae="wan")))
+    assert [parcel_bytes(parcels.after(rank, order)) for rank in (0, 1)] == pytest.approx(counted, abs=64)
