@@ -25,9 +25,10 @@ from sdv2live import __version__
 from sdv2live.bench_app import MOST_MS, check_app, time_app
 from sdv2live.bench_chart import stage_chart
 from sdv2live.bench_reference import check_reference, compare
-from sdv2live.bench_stages import against_floor, counted, measure_ceilings, time_stages
+from sdv2live.bench_stages import against_floor, counted, time_stages
 from sdv2live.engine.base import TIMINGS, Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.build import build_engine
+from sdv2live.engine.ceilings import measure_ceilings
 from sdv2live.engine.precision import choose_device, choose_dtype, device_name
 from sdv2live.engine.rank_process import start_ranks, with_meeting_place
 from sdv2live.engine.stream import StreamEngine

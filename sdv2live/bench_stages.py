@@ -1,4 +1,4 @@
-"""Times the stages of a chunk one by one. Owns: the device's ceilings, the count of work, and how a stage runs.
+"""Times the stages of a chunk one by one. Owns: the count of work, and how a stage runs.
 
 A stage is timed on the networks that the engine runs, with the arguments that they got in a steady chunk: as it is
 (eager), compiled by torch, and replayed as a CUDA graph where there is one. Nothing else of the engine runs with it.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,11 +20,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdv2live.engine.base import STAGES, Chunk, ChunkSettings
+from sdv2live.engine.ceilings import Call, timed_s
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.errors import one_line
 from sdv2live.stats import percentile
 
-Call = Callable[[], Any]
 MODES = ("eager", "compiled", "graph")
 TRIES = 15
 COMPILERS = ("c++", "g++", "clang++", "cl")
@@ -170,39 +169,6 @@ def against_floor(gflop: Mapping[str, float], ms: float, ceilings: Mapping[str, 
     """floor_ms, the counted work at the ceilings of this device, and what fraction of it `ms` reached."""
     floor_s = gflop["conv"] / ceilings["conv_gflop_per_s"] + gflop["matmul"] / ceilings["matmul_gflop_per_s"]
     return {"floor_ms": round(floor_s * 1000, 2), "fraction_of_floor": round(floor_s * 1000 / ms, 3)}
-
-
-def measure_ceilings(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """What this device reaches, in this dtype, on one large matrix product, one large convolution and one copy."""
-    side = 1024 if device.type == "cpu" else 8192
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    image = torch.randn(4, 96, 128, 128, device=device, dtype=dtype).to(memory_format=torch.channels_last)
-    kernel = torch.randn(96, 96, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last)
-    source = torch.empty(64 * 2**20, device=device, dtype=torch.uint8)
-    target = torch.empty_like(source)
-    conv_flop = 2 * 4 * 128 * 128 * 96 * 96 * 9
-
-    def best_s(call: Call) -> float:
-        """The shortest of several: a ceiling is what the device can do when nobody disturbs it."""
-        with torch.inference_mode():
-            return min(timed_s(call, device) for _ in range(9))
-
-    return {
-        "matmul_gflop_per_s": round(2 * side**3 / best_s(lambda: a @ b) / 1e9, 1),
-        "conv_gflop_per_s": round(
-            conv_flop / best_s(lambda: torch.nn.functional.conv2d(image, kernel, padding=1)) / 1e9, 1
-        ),
-        "copy_gb_per_s": round(2 * source.numel() / best_s(lambda: target.copy_(source)) / 1e9, 2),
-    }
-
-
-def timed_s(call: Call, device: torch.device) -> float:
-    """Seconds of one call, until the device is done with it."""
-    started_s = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started_s
 
 
 @torch.inference_mode()

@@ -209,8 +209,8 @@ def _rows() -> tuple[Parameter, ...]:
                   "Over how many GPUs of this machine the engine is split; without any, over processes.", start,
                   minimum=1, maximum=8, step=1, flag="--gpus", in_preset=False),
         Parameter("engine.split", Kind.TEXT, "auto",
-                  "How many blocks of the transformer each GPU has, such as 10,20; auto: by measured times; "
-                  "reference: once, by the reference's rule.", start,
+                  "How many blocks of the transformer each GPU has, such as 10,20, and which GPU decodes, such as "
+                  "10,20@first or @last; auto: by measured times; reference: once, by the reference's rule.", start,
                   flag="--split", in_preset=False),
         Parameter("engine.world", Kind.INT, 0,
                   "How many ranks there are on all machines together; 0: those of this machine alone.", start,

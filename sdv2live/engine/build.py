@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from sdv2live.engine.host_memory import keep_freed_memory
 from sdv2live.engine.model.wan_transformer import POCKET
 from sdv2live.engine.pipe import LocalPipe, Pipe
 from sdv2live.engine.pocket import build_pocket, pocket_stage
-from sdv2live.engine.precision import choose_device, device_of_rank, threads_of_rank
+from sdv2live.engine.precision import choose_device, choose_dtype, device_of_rank, threads_of_rank
 from sdv2live.engine.stage_runner import StageRunner
 from sdv2live.engine.stages import StageMap, even_split, given_split
 from sdv2live.engine.stream import StreamEngine
@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 OnRead = Callable[[tuple[Understood, ...]], None]
-ANY_CARD = Card("any", 788, 788, memory_gb_per_s=3020, link_gb_per_s=31.5)  # only ratios count
 
 
 def build_engine(
@@ -50,27 +49,31 @@ def build_engine(
         keep_freed_memory()
     if spec.ranks == 1:
         return _build(spec, assets, first_epoch, say, StageMap.on_one(_blocks(spec)), _alone, on_landed, on_read)
+    from sdv2live.engine.cards import measured_cards, word_on_unequal
     from sdv2live.engine.pipeline import Parcels, Pipeline
     from sdv2live.engine.world import Address, World
 
     stages = first_split(spec, _blocks(spec))
     device = device_of_rank(spec.device, 0, spec.gpus)
     torch.set_num_threads(threads_of_rank(spec.threads, spec.gpus))
-    plan = {
-        "spec": asdict(spec),
-        "counts": stages.counts,
-        "decode_rank": stages.decode_rank,
-        "epoch": first_epoch,
-    }
-    world = World.host(spec.ranks, Address.parse(spec.master), plan)
+    world = World.host(spec.ranks, Address.parse(spec.master), {"spec": asdict(spec), "epoch": first_epoch})
     try:
         say(f"waiting for {spec.ranks - 1} more ranks at {world.address}")
         world.connect(device)
+        cards: list[Card] = []
+        if spec.split == "auto":
+            say("measuring the ranks")
+            cards = measured_cards(world, device, choose_dtype(spec.precision, device))
+            stages = first_split(spec, _blocks(spec), cards)
+            if word := word_on_unequal(cards, stages):
+                log.warning("%s", word)
+        log.info("the blocks are split %s", stages)
+        world.post("stages", [stages.counts, stages.decode_rank])
 
         def pipe_of(runner: StageRunner) -> Pipe:
             say("waiting for the other ranks")
             rule = spec.split if spec.split in ("auto", "reference") else ""
-            return Pipeline(world, runner, Parcels(runner, stages), on_landed=on_landed, rule=rule)
+            return Pipeline(world, runner, Parcels(runner, stages), on_landed=on_landed, rule=rule, cards=cards)
 
         return _build(spec, assets, first_epoch, say, stages, pipe_of, on_landed, on_read)
     except BaseException:
@@ -78,16 +81,16 @@ def build_engine(
         raise
 
 
-def first_split(spec: EngineSpec, blocks: int) -> StageMap:
-    """How the ranks begin, before anything is measured. Raises UserError.
+def first_split(spec: EngineSpec, blocks: int, cards: Sequence[Card] = ()) -> StageMap:
+    """How the ranks begin, before a chunk is measured. Raises UserError.
 
-    `auto`: as it would be best for equal cards by the counted work of the engine; even where that is not known.
+    `auto`: as it is best for these cards by the counted work of the engine; even where one of the two is not known.
     """
     if spec.ranks > blocks:
         raise UserError(f"{spec.ranks} ranks are more than {blocks} blocks can be split over: take {blocks} or fewer.")
-    if spec.split == "auto" and spec.name in DITS:
+    if spec.split == "auto" and cards and spec.name in DITS:
         work = work_of(spec.name, spec.size_wh, steps=spec.steps_count, vae=spec.vae)
-        return best_plan(costs_on([ANY_CARD] * spec.ranks, work), blocks)
+        return best_plan(costs_on(cards, work), blocks)
     if spec.split in ("auto", "reference"):
         return even_split(blocks, spec.ranks)
     return given_split(spec.split, blocks, spec.ranks)

@@ -23,10 +23,12 @@ from sdv2live.engine.checkpoint import is_memory_full
 from sdv2live.engine.codec import Form, Side
 from sdv2live.engine.model.wan_transformer import Block
 from sdv2live.engine.orders import NO_CHUNK, StepOrder
+from sdv2live.engine.parcels import parcel_bytes
 from sdv2live.engine.pipe import Landed, Picture
 from sdv2live.engine.stage_clock import KEPT_TIMES
 from sdv2live.engine.stage_runner import StageRunner
 from sdv2live.engine.stages import StageMap
+from sdv2live.engine.work_counts import Card
 from sdv2live.engine.world import Pulse, Tell, World
 from sdv2live.errors import RankLost, one_line
 
@@ -81,16 +83,18 @@ class Pipeline:
         *,
         on_landed: Callable[[], None] = lambda: None,
         rule: str = "",
+        cards: Sequence[Card] = (),
     ) -> None:
         """on_landed: called from another thread when something has come back. rule: how blocks move when times are
         known: `auto` by the best plan, as often as it pays; `reference` once, as the reference does it; '' never.
-        Raises RankLost.
+        cards: of the ranks, where their links are known. Raises RankLost.
         """
         self.first, self.depth = runner, world.size
         self.decodes_here = parcels.stages.decode_rank == 0
-        self._world, self._parcels, self._on_landed = world, parcels, on_landed
+        self._world, self._parcels, self._on_landed, self._cards = world, parcels, on_landed, cards
         self._sent: queue.SimpleQueue[StepOrder | None] = queue.SimpleQueue()
         self._landed: queue.SimpleQueue[Landed | str] = queue.SimpleQueue()
+        self._newest: StepOrder | None = None
         self._under_way = 0
         # The rings of the `reference` profile are not moved, nor are weights of another form or without their base.
         is_bound = runner.loras is not None and not runner.loras.may_move
@@ -135,6 +139,7 @@ class Pipeline:
         with _noticing():
             self._world.hop_out.send([*([x] if x is not None else []), latents, *side], forms)
         self._under_way += 1
+        self._newest = order
         self._sent.put(order)
 
     def is_ready(self) -> bool:
@@ -167,7 +172,8 @@ class Pipeline:
         if not self._rule or self._chunks_since_look < LOOK_AFTER_CHUNKS:
             return None
         self._chunks_since_look = 0
-        costs, stages = costs_of(self.reports, self.stages), self.stages
+        stages = self.stages
+        costs = costs_of(self.reports, stages, self._hops_s())
         if costs is None:
             return None
         if self._rule == "reference":
@@ -180,6 +186,15 @@ class Pipeline:
         better = better_plan(stages, costs)
         return better.counts if better is not None else None
 
+    def _hops_s(self) -> list[float]:
+        """How long the newest micro-step's messages take, by the links as they were measured; else nothing."""
+        if self._newest is None or not self._cards:
+            return [0.0] * self.depth
+        return [
+            parcel_bytes(self._parcels.after(rank, self._newest)) / (card.link_gb_per_s * 1e9)
+            for rank, card in enumerate(self._cards)
+        ]
+
     def move_blocks(self, counts: tuple[int, ...]) -> None:
         """Give each rank so many blocks, with their weights and caches; nothing may be under way."""
         assert not self._under_way, "blocks move between micro-steps"
@@ -188,7 +203,7 @@ class Pipeline:
         with _noticing():
             move_blocks(self.first, self.stages, wanted, rank=0)
         self._parcels.stages = wanted
-        log.info("the blocks are split %s now", ",".join(map(str, counts)))
+        log.info("the blocks are split %s now", wanted)
 
     def close(self) -> None:
         """Tell the others that it is over. May be called twice."""
@@ -361,10 +376,10 @@ def _owners(stages: StageMap) -> list[int]:
     return [rank for rank, count in enumerate(stages.counts) for _ in range(count)]
 
 
-def costs_of(reports: Sequence[dict[str, Any]], stages: StageMap) -> list[RankCosts] | None:
+def costs_of(reports: Sequence[dict[str, Any]], stages: StageMap, hops_s: Sequence[float]) -> list[RankCosts] | None:
     """What the ranks say of their work, as costs; None until every rank knows enough of the work that it has now.
 
-    How long a hop takes is not known, and no other for another split.
+    hops_s: of whole messages, which stay what they are while the decoder stays and rank 0 has blocks or none.
     """
     if len(reports) < stages.ranks or any(
         report["chunks"] < KEPT_TIMES or tuple(report["blocks"]) != edge
@@ -377,8 +392,8 @@ def costs_of(reports: Sequence[dict[str, Any]], stages: StageMap) -> list[RankCo
     ]
     least_s = min(taken_s for taken_s in each_s if taken_s) if any(each_s) else 1e-6
     return [
-        RankCosts(taken_s or least_s, report["encode_ms"] / 1000, report["decode_ms"] / 1000, 0.0)
-        for taken_s, report in zip(each_s, reports, strict=True)
+        RankCosts(taken_s or least_s, report["encode_ms"] / 1000, report["decode_ms"] / 1000, hop_s)
+        for taken_s, report, hop_s in zip(each_s, reports, hops_s, strict=True)
     ]
 
 

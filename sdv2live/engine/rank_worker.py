@@ -63,8 +63,9 @@ def run_rank(
     import torch
 
     from sdv2live.engine.build import build_rank
+    from sdv2live.engine.cards import measured_cards
     from sdv2live.engine.pipeline import Parcels, serve
-    from sdv2live.engine.precision import device_of_rank, threads_of_rank
+    from sdv2live.engine.precision import choose_dtype, device_of_rank, threads_of_rank
     from sdv2live.engine.stages import StageMap
     from sdv2live.engine.world import Address, World
 
@@ -75,9 +76,13 @@ def run_rank(
     say("joining")
     world, plan = World.join(rank, Address.parse(master))
     spec = EngineSpec.from_fields(plan["spec"])
-    stages = StageMap(tuple(plan["counts"]), plan["decode_rank"])
     world.connect(device)
     try:
+        if spec.split == "auto":
+            say("measuring")
+            measured_cards(world, device, choose_dtype(spec.precision, device))
+        counts, decode_rank = world.posted("stages")
+        stages = StageMap(tuple(counts), decode_rank)
         runner = build_rank(spec, stages, rank, device, first_epoch=plan["epoch"], say=say)
         say("ready")
         serve(world, runner, Parcels(runner, stages), on_lost=on_lost)

@@ -58,6 +58,10 @@ class StageMap:
         first, end = self.edges[rank]
         return Part(first, end, embeds=first == 0 < end, finishes=rank == self.ranks - 1)
 
+    def __str__(self) -> str:
+        """As `given_split` reads it."""
+        return ",".join(map(str, self.counts)) + ("@last" if self.decode_rank else "@first")
+
     def decodes(self, rank: int) -> bool:
         return rank == self.decode_rank
 
@@ -69,18 +73,23 @@ def even_split(blocks: int, ranks: int) -> StageMap:
 
 
 def given_split(text: str, blocks: int, ranks: int) -> StageMap:
-    """The split that the user gives: numbers of blocks with commas, one a rank; the last rank decodes.
+    """The split that the user gives: numbers of blocks with commas, one a rank, and `@first` or `@last`, which decodes.
 
-    A first 0 gives rank 0 the codec alone, and with it the decoder. Raises UserError.
+    Without that word the last rank decodes, but where a first 0 gives rank 0 the codec alone. Raises UserError.
     """
+    numbers, at, place = text.partition("@")
     try:
-        counts = tuple(int(part) for part in text.split(","))
-        stages = StageMap(counts, decode_rank=0 if counts[0] == 0 else len(counts) - 1)
+        counts = tuple(int(part) for part in numbers.split(","))
+        if at and place not in ("first", "last"):
+            raise ValueError(place)
+        decodes_first = place == "first" if at else counts[0] == 0
+        stages = StageMap(counts, decode_rank=0 if decodes_first else len(counts) - 1)
     except ValueError:
         counts = ()
     if len(counts) != ranks or sum(counts) != blocks:
         raise UserError(
             f"--split {text} does not give {blocks} blocks to {ranks} ranks: write {ranks} numbers with commas, at "
-            f"least 1 for each rank but the first, which add up to {blocks}; or take auto or reference."
+            f"least 1 for each rank but the first, which add up to {blocks}, and @first or @last behind them for the "
+            "rank that decodes; or take auto or reference."
         )
     return stages

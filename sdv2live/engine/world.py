@@ -112,8 +112,9 @@ class World:
             wait_for_workers=False,
             master_listen_fd=listener.detach(),
         )
-        store.set("plan", json.dumps({**plan, "size": size}, allow_nan=False))
-        return cls(store, 0, size, address)
+        world = cls(store, 0, size, address)
+        world.post("plan", {**plan, "size": size})
+        return world
 
     @classmethod
     def join(cls, rank: int, address: Address) -> tuple[World, dict[str, Any]]:
@@ -172,6 +173,22 @@ class World:
             return f"the ranks could not be connected ({one_line(error)[:160]})"
         who = f"rank {missing[0]}" if len(missing) == 1 else f"ranks {', '.join(map(str, missing))}"
         return f"{who} of {self.size} did not join at {self.address} within {JOIN_LIMIT_S:.0f} s"
+
+    def post(self, key: str, value: Any) -> None:
+        """Say something to whoever asks for it."""
+        self.store.set(key, json.dumps(value, allow_nan=False))
+
+    def posted(self, key: str) -> Any:
+        """What a rank has posted; waits for it. Raises RankLost where it does not come."""
+        limit_s = time.monotonic() + JOIN_LIMIT_S
+        try:
+            while not self.store.check([key]):
+                if reason := self.failure() or ("" if time.monotonic() < limit_s else f"no rank said {key!r}"):
+                    raise RankLost(reason)
+                time.sleep(0.02)
+            return json.loads(self.store.get(key))
+        except (dist.DistError, RuntimeError) as error:
+            raise RankLost(f"rank 0 is gone ({one_line(error)[:120]})") from None
 
     def say_ready(self) -> None:
         self.store.set(f"ready/{self.rank}", "")

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from sdv2live.bench_chart import stage_chart
-from sdv2live.bench_stages import COMPILERS, counted, measure_ceilings, stage_calls, take_turns, time_stages
+from sdv2live.bench_stages import COMPILERS, counted, stage_calls, take_turns, time_stages
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.build import build_engine
+from sdv2live.engine.ceilings import measure_ceilings
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.paths import assets_dir
 

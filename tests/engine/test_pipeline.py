@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator, Mapping
@@ -16,19 +17,22 @@ import numpy as np
 import pytest
 import torch
 
-from sdv2live.engine import world
-from sdv2live.engine.balance import RankCosts
+from sdv2live.engine import cards, world
+from sdv2live.engine.balance import RankCosts, better_plan, estimate
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
-from sdv2live.engine.build import build_engine
+from sdv2live.engine.build import build_engine, first_split
+from sdv2live.engine.cards import word_on_unequal
+from sdv2live.engine.ceilings import measure_ceilings as ceilings
 from sdv2live.engine.orders import DecodeOrder, NoiseKey, RowOrder, StepOrder
 from sdv2live.engine.pipe import LocalPipe
 from sdv2live.engine.pipeline import LOOK_AFTER_CHUNKS, Pipeline, costs_of
 from sdv2live.engine.pocket import build_pocket, pocket_stage
 from sdv2live.engine.precision import device_of_rank
 from sdv2live.engine.rank_process import RankProcess, start_ranks, with_meeting_place
-from sdv2live.engine.stages import StageMap
+from sdv2live.engine.stages import StageMap, given_split
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.wan import build_wan
+from sdv2live.engine.work_counts import Card
 from sdv2live.engine.world import Address
 from sdv2live.errors import RankLost, UserError
 from sdv2live.frames import Pixels
@@ -47,6 +51,8 @@ CHANGES = {
     15: {"steps_count": 2, "mix": (("neon", 1.0), ("thermal camera", 2.0)), "sink_requests": 1},
     18: {"feedback": 0.2},
 }
+FAST = Card("H100", 788, 788, memory_gb_per_s=3020, link_gb_per_s=31.5)
+SLOW = Card("RTX 4090", 165, 165, memory_gb_per_s=920, link_gb_per_s=31.5)
 NO_CHANGES: Mapping[int, dict[str, Any]] = {}
 
 
@@ -60,8 +66,8 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def over_processes(spec: EngineSpec, split: str) -> Iterator[tuple[StreamEngine, list[RankProcess]]]:
-    spec = with_meeting_place(replace(spec, gpus=len(split.split(",")), split=split))
+def over_processes(spec: EngineSpec, split: str, *, gpus: int = 0) -> Iterator[tuple[StreamEngine, list[RankProcess]]]:
+    spec = with_meeting_place(replace(spec, gpus=gpus or len(split.split(",")), split=split))
     others = start_ranks(spec)
     try:
         engine = build_engine(spec, assets_dir())
@@ -155,7 +161,8 @@ def test_a_better_split_is_found_from_what_the_ranks_say(rule: str, found: tuple
     ]
     pipe = Pipeline.__new__(Pipeline)
     pipe._rule, pipe._chunks_since_look = rule, LOOK_AFTER_CHUNKS - 1
-    pipe._parcels = SimpleNamespace(stages=stages)  # type: ignore[assignment]
+    pipe._parcels, pipe.depth = SimpleNamespace(stages=stages), 2  # type: ignore[assignment]
+    pipe._newest, pipe._cards = None, ()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pipeline, "reports", reports)
         assert pipe.better_split() == found
@@ -166,10 +173,51 @@ def test_no_split_is_made_of_times_that_are_not_known_or_are_of_another_split() 
     report = {"blocks": [0, 3], "chunks": 32, "encode_ms": 20.0, "blocks_ms": 30.0, "decode_ms": 0.0}
     other = report | {"blocks": [3, 6]}
     stages = StageMap((3, 3), 1)
-    assert costs_of([report, other], stages) == [RankCosts(0.01, 0.02, 0.0, 0.0)] * 2
-    assert costs_of([report], stages) is None
-    assert costs_of([report, other | {"chunks": 3}], stages) is None
-    assert costs_of([report, other | {"blocks": [2, 6]}], stages) is None
+    hops_s = [0.0, 0.3]
+    assert costs_of([report, other], stages, hops_s) == [RankCosts(0.01, 0.02, 0.0, hop_s) for hop_s in hops_s]
+    assert costs_of([report], stages, hops_s) is None
+    assert costs_of([report, other | {"chunks": 3}], stages, hops_s) is None
+    assert costs_of([report, other | {"blocks": [2, 6]}], stages, hops_s) is None
+
+
+def test_a_slow_link_is_in_a_new_split_and_keeps_blocks_where_they_are() -> None:
+    """30 ms more on each way round: nobody gains by moving, as two micro-steps share 60 + 40 + 60 ms."""
+    parts = [(0, 3, 20.0, 0.0), (3, 6, 0.0, 40.0)]
+    reports = [
+        {"blocks": [first, end], "chunks": 32, "encode_ms": encode, "blocks_ms": 30.0, "decode_ms": decode}
+        for first, end, encode, decode in parts
+    ]
+    costs = costs_of(reports, StageMap((3, 3), 1), [0.03, 0.03])
+    assert costs is not None and better_plan(StageMap((3, 3), 1), costs) is None
+    assert estimate(StageMap((3, 3), 1), costs, 1)[0] == pytest.approx(0.08)
+
+
+@pytest.mark.parametrize(
+    ("text", "stages"),
+    [
+        ("8,22", StageMap((8, 22), 1)),
+        ("8,22@first", StageMap((8, 22), 0)),
+        ("0,30", StageMap((0, 30), 0)),
+        ("0,30@last", StageMap((0, 30), 1)),
+        ("1,28,1@last", StageMap((1, 28, 1), 2)),
+    ],
+)
+def test_every_split_can_be_asked_for_and_is_said_in_the_same_words(text: str, stages: StageMap) -> None:
+    ranks = len(stages.counts)
+    assert given_split(text, 30, ranks) == stages == given_split(str(stages), 30, ranks)
+
+
+@pytest.mark.parametrize(("ring", "split"), [((FAST, SLOW), "8,22@first"), ((SLOW, FAST), "0,30@last")])
+def test_the_first_split_is_for_the_cards_that_there_are(ring: tuple[Card, Card], split: str) -> None:
+    """As the page on several devices has it for these."""
+    spec = replace(SPEC, name="wan-1.3b", size_wh=(832, 480), vae="wan", steps_count=1, gpus=2)
+    stages = first_split(spec, 30, ring)
+    assert str(stages) == split
+    word = word_on_unequal(ring, stages)
+    slow, fast = ring.index(SLOW), ring.index(FAST)
+    assert f"rank {slow} (RTX 4090) works 4.8 times slower than rank {fast} (H100)" in word and split in word
+    assert word_on_unequal([FAST, FAST], stages) == ""
+    assert first_split(replace(spec, name="pocket"), 6, ring) == StageMap((3, 3), 1), "its work is not counted"
 
 
 def test_a_rank_has_only_what_it_runs() -> None:
@@ -200,9 +248,26 @@ def test_one_step_is_one_device_to_the_bit_and_more_are_within_a_grey_level() ->
     alone.close()
 
 
-@pytest.mark.parametrize(("vae", "split"), [("wan", "0,2"), ("wan-taehv", "1,1")])
-def test_a_wan_engine_over_two_processes(vae: str, split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small files of our own, read by each rank for itself; five frames open, and the opening has two latents."""
+@pytest.mark.parametrize(
+    ("vae", "split", "times_faster", "begins"),
+    [("wan", "0,2", 1, "0,2@first"), ("wan-taehv", "1,1@first", 1, "1,1@first"), ("taehv", "auto", 0.001, "0,2@last")],
+)
+def test_a_wan_engine_over_two_processes(
+    vae: str,
+    split: str,
+    times_faster: float,
+    begins: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Small files of our own, read by each rank for itself; five frames open, and the opening has two latents.
+
+    times_faster: what the first rank says of itself, beside the other, which says what it is.
+    """
+    monkeypatch.setattr(
+        cards, "measure_ceilings", lambda *args, **kw: {k: v * times_faster for k, v in ceilings(*args, **kw).items()}
+    )
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     spec = replace(SPEC, name="wan-1.3b", size_wh=(64, 48), vae=vae, steps_count=2, waits_for_text=True)
     spec = replace(spec, weights=str(write_weights(tmp_path / "weights")))
@@ -213,9 +278,14 @@ def test_a_wan_engine_over_two_processes(vae: str, split: str, tmp_path: Path, m
     twin = build_wan(spec, pipe_of=lambda first: LocalPipe([first]))
     expected = run(twin, 8, settings, changes)
     twin.close()
-    with over_processes(spec, split) as (engine, _):
+    with over_processes(spec, split, gpus=2) as (engine, _):
+        assert isinstance(engine.pipe, Pipeline) and str(engine.pipe.stages) == begins
+        said = "the cards differ: rank 0 .* times slower than rank 1 .*; the split begins as 0,2@last"
+        assert bool(re.search(said, caplog.text)) == (split == "auto")
         ours = run(engine, 8, settings, changes)
-    assert len(ours[0]) == 5 and all(frames.std() > 1 for frames in ours)
+        if split == "auto":
+            assert min(engine.pipe._hops_s()) > 0, "links are measured, and what hops is known"
+    assert len(ours[0]) == (4 if vae == "taehv" else 5) and all(frames.std() > 1 for frames in ours)
     differences = np.abs(np.concatenate(ours).astype(int) - np.concatenate(expected))
     assert differences.max() <= 1 and (differences > 0).mean() < 0.001
 
@@ -274,6 +344,8 @@ def test_a_port_in_use_is_a_sentence() -> None:
     ("split", "gpus", "words"),
     [
         ("4,4", 2, "add up to 6"),
+        ("3,3@middle", 2, "@first or @last behind them"),
+        ("3,3@", 2, "@first or @last behind them"),
         ("6,0", 2, "at least 1 for each rank"),
         ("three,three", 2, "write 2 numbers"),
         ("2,2,2", 2, "write 2 numbers"),
