@@ -32,7 +32,7 @@ def measured_cards(world: World, device: torch.device, dtype: torch.dtype) -> li
     try:
         link_gb_per_s = _measured_link(world, device)
     except (dist.DistError, RuntimeError) as error:
-        raise RankLost(world.failure() or f"a rank is gone ({one_line(error)[:120]})") from error
+        raise RankLost(world.failure() or f"a rank is gone while links are timed ({one_line(error)[:120]})") from error
     world.post(f"card/{world.rank}", {"name": device_name(device), "link_gb_per_s": link_gb_per_s, **ceilings})
     if world.rank:
         return []

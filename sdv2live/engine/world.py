@@ -180,11 +180,13 @@ class World:
 
     def posted(self, key: str) -> Any:
         """What a rank has posted; waits for it. Raises RankLost where it does not come."""
-        limit_s = time.monotonic() + JOIN_LIMIT_S
+        until_s = time.monotonic() + JOIN_LIMIT_S
         try:
             while not self.store.check([key]):
-                if reason := self.failure() or ("" if time.monotonic() < limit_s else f"no rank said {key!r}"):
+                if reason := self.failure():
                     raise RankLost(reason)
+                if time.monotonic() > until_s:
+                    raise RankLost(f"nobody said {key!r} within {JOIN_LIMIT_S:.0f} s, so a rank stands still")
                 time.sleep(0.02)
             return json.loads(self.store.get(key))
         except (dist.DistError, RuntimeError) as error:

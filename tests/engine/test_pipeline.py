@@ -33,7 +33,7 @@ from sdv2live.engine.stages import StageMap, given_split
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.wan import build_wan
 from sdv2live.engine.work_counts import Card
-from sdv2live.engine.world import Address
+from sdv2live.engine.world import Address, World
 from sdv2live.errors import RankLost, UserError
 from sdv2live.frames import Pixels
 from sdv2live.paths import assets_dir
@@ -329,6 +329,18 @@ def test_a_rank_that_never_joins_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     spec = with_meeting_place(replace(SPEC, gpus=1, world=2, split="3,3", master=""))
     with pytest.raises(RankLost, match=r"rank 1 of 2 did not join at 127\.0\.0\.1:\d+ within 2 s"):
         build_engine(spec, assets_dir())
+
+
+def test_a_rank_that_says_nothing_of_its_card_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world, "JOIN_LIMIT_S", 0.1)
+    first = World.host(2, Address.parse(with_meeting_place(replace(SPEC, gpus=2)).master), {})
+    first.post("card/0", {"name": "a card"})
+    assert first.posted("card/0") == {"name": "a card"}
+    with pytest.raises(RankLost, match="nobody said 'card/1' within 0 s"):
+        first.posted("card/1")
+    first.store.set("failed/1", "its memory is full")
+    with pytest.raises(RankLost, match="rank 1: its memory is full"):
+        first.posted("card/1")
 
 
 def test_a_port_in_use_is_a_sentence() -> None:
