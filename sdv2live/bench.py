@@ -28,7 +28,7 @@ from sdv2live.bench_reference import check_reference, compare
 from sdv2live.bench_stages import against_floor, counted, measure_ceilings, time_stages
 from sdv2live.engine.base import TIMINGS, Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.build import build_engine
-from sdv2live.engine.precision import choose_device, choose_dtype, device_name
+from sdv2live.engine.precision import choose_dtype, device_name, device_of_rank, work_on
 from sdv2live.engine.rank_process import start_ranks, with_meeting_place
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.errors import ChunkError, EngineDead, RankLost, UserError, one_line
@@ -67,7 +67,8 @@ def bench(registry: Registry, options: BenchOptions) -> int:
         check_reference(spec)
     if options.times_app:
         check_app()
-    device = choose_device(spec.device)
+    device = device_of_rank(spec.device, 0, spec.gpus)
+    work_on(device)
     dtype = choose_dtype(spec.precision, device)
     figures = _head(spec, device, dtype, options.note)
     ceilings = measure_ceilings(device, dtype)

@@ -64,14 +64,13 @@ def run_rank(
 
     from sdv2live.engine.build import build_rank
     from sdv2live.engine.pipeline import Parcels, serve
-    from sdv2live.engine.precision import device_of_rank, threads_of_rank
+    from sdv2live.engine.precision import device_of_rank, threads_of_rank, work_on
     from sdv2live.engine.stages import StageMap
     from sdv2live.engine.world import Address, World
 
     device = device_of_rank(device_name, index, gpus)
     torch.set_num_threads(threads_of_rank(threads, gpus))
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    work_on(device)
     say("joining")
     world, plan = World.join(rank, Address.parse(master))
     spec = EngineSpec.from_fields(plan["spec"])
