@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -38,6 +38,24 @@ def chooses_compile(wanted: str) -> bool:
     """wanted: auto, on or off. auto is off: on a processor it costs a minute and gains little, and on a GPU nobody has
     seen it run yet."""
     return wanted == "on"
+
+
+_is_plain_alone = False
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Within the block everything runs plainly, whatever was compiled or captured; afterwards that is used again.
+
+    For who looks at the single calls, of which compiled code and a graph make none. Of one thread, while no other
+    computes.
+    """
+    global _is_plain_alone
+    before, _is_plain_alone = _is_plain_alone, True
+    try:
+        yield
+    finally:
+        _is_plain_alone = before
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +95,8 @@ class Region:
         self.is_warm = False
 
     def __call__(self, *arguments: Any) -> Any:
+        if _is_plain_alone:
+            return self._plain(*arguments)
         try:
             with torch.compiler.set_stance("eager_on_recompile") if self.is_warm else nullcontext():
                 return self._run(*arguments)
@@ -124,7 +144,7 @@ class FastPart(PlainPart):
         self._has_run = False
 
     def __call__(self, step: PartStep) -> Tensor:
-        if not (isinstance(step.past, CachedAttention) and step.past.is_steady):
+        if _is_plain_alone or not (isinstance(step.past, CachedAttention) and step.past.is_steady):
             return super().__call__(step)
         self._has_run = True
         if self._capture is not None:
