@@ -95,6 +95,7 @@ def build_pocket(
         prompts=PromptMixer(Direct(encode)),
         window=window_of(spec),
         first_epoch=first_epoch,
+        steps_count=max(spec.steps_count, 2),  # it is small: the second one has its row from the start
         on_landed=on_landed,
     )
 

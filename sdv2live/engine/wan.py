@@ -77,7 +77,7 @@ def build_wan(
         ),
         window=window_of(spec),
         first_epoch=first_epoch,
-        warm_up_steps=min(spec.steps_count, 2),
+        steps_count=spec.steps_count,
         on_landed=on_landed,
     )
 

@@ -108,11 +108,11 @@ class Recorder:
 
 
 def captured_engine(
-    monkeypatch: pytest.MonkeyPatch, capture: fast.Capture, codec: SumCodec | None = None
+    monkeypatch: pytest.MonkeyPatch, capture: fast.Capture, codec: SumCodec | None = None, *, steps_count: int = 2
 ) -> StreamEngine:
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     monkeypatch.setattr(stage_runner, "part_of", lambda dit, device, *, compiles: fast.FastPart(dit, capture=capture))
-    return toy_engine(compiles=True, codec=codec)
+    return toy_engine(compiles=True, codec=codec, steps_count=steps_count)
 
 
 @pytest.mark.parametrize("schedule", ["latency", "throughput"])
@@ -133,6 +133,19 @@ def test_a_captured_step_is_replayed_for_all_that_changes(monkeypatch: pytest.Mo
         run_toy(each, script)
     assert difference(ours.latents, theirs.latents) == 0
     assert recorder.count == before
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_all_steps_of_the_start_are_captured_before_it(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Live then needs no other, in either schedule, while a stream batch fills and while it empties."""
+    recorder = Recorder()
+    engine = captured_engine(monkeypatch, recorder, steps_count=steps)
+    engine.warm_up()
+    captured = recorder.count
+    assert captured >= steps
+    live = replace(BASE, steps=tuple(range(900, 100, -100)), steps_count=steps)
+    run_toy(engine, [replace(live, schedule="latency")] * 6 + [replace(live, schedule="throughput")] * (steps + 3))
+    assert recorder.count == captured
 
 
 def test_memory_that_was_given_back_is_captured_anew(monkeypatch: pytest.MonkeyPatch) -> None:
