@@ -72,7 +72,7 @@ def build_engine(
         def pipe_of(runner: StageRunner) -> Pipe:
             say("waiting for the other ranks")
             rule = spec.split if spec.split in ("auto", "reference") else ""
-            return Pipeline(world, runner, Parcels(runner, stages), on_landed=on_landed, rule=rule)
+            return Pipeline(world, runner, Parcels(runner, stages), say=say, on_landed=on_landed, rule=rule)
 
         return _build(spec, assets, device, first_epoch, say, stages, pipe_of, on_landed, on_read)
     except BaseException:

@@ -41,6 +41,7 @@ def chooses_compile(wanted: str) -> bool:
 
 
 _is_plain_alone = False
+_say: Callable[[str], None] = log.debug
 
 
 @contextmanager
@@ -56,6 +57,20 @@ def plainly() -> Iterator[None]:
         yield
     finally:
         _is_plain_alone = before
+
+
+@contextmanager
+def telling(say: Callable[[str], None]) -> Iterator[None]:
+    """Within the block `say` is told before each code is compiled: one may take a minute, and a chunk needs many.
+
+    Of one thread, as `plainly`.
+    """
+    global _say
+    before, _say = _say, say
+    try:
+        yield
+    finally:
+        _say = before
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +101,20 @@ class Region:
     Once it is_warm, shapes that are new run as they stand. The function may be called again where it broke off.
     """
 
-    def __init__(self, function: Callable[..., Any], subject: str) -> None:
-        """subject: what it is, and the verb, for the message."""
+    def __init__(self, function: Callable[..., Any], subject: str, verb: str = "are") -> None:
+        """subject: what it is, for messages, and whether that `is` or `are`."""
         # One code for each shape: sizes are fixed while an engine lives, and kernels for any size are slower.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_SHAPES)
-        self._plain, self._subject = function, subject
+        self._plain, self._subject, self._verb = function, subject, verb
+        self._shapes: set[tuple[torch.Size, ...]] = set()  # one code for each
         self._run: Callable[..., Any] = torch.compile(function, dynamic=False, fullgraph=True)
         self.is_warm = False
 
     def __call__(self, *arguments: Any) -> Any:
         if _is_plain_alone:
             return self._plain(*arguments)
+        if not self.is_warm and self._run is not self._plain:
+            self._tell_of(tuple(each.shape for each in arguments if isinstance(each, Tensor)))
         try:
             with torch.compiler.set_stance("eager_on_recompile") if self.is_warm else nullcontext():
                 return self._run(*arguments)
@@ -104,8 +122,13 @@ class Region:
             if is_memory_full(error) or self._run is self._plain:
                 raise
             self._run = self._plain
-            log.warning("%s not compiled, and slower: %s", self._subject, one_line(error))
+            log.warning("%s %s not compiled, and slower: %s", self._subject, self._verb, one_line(error))
         return self._plain(*arguments)
+
+    def _tell_of(self, shapes: tuple[torch.Size, ...]) -> None:
+        if shapes not in self._shapes:
+            self._shapes.add(shapes)
+            _say(f"compiling {self._subject} ({len(self._shapes)})")
 
 
 class PlainPart:
@@ -136,8 +159,8 @@ class FastPart(PlainPart):
     def __init__(self, dit: WanTransformer, *, capture: Capture | None) -> None:
         """capture: what makes graphs of steps; None where the device has none."""
         super().__init__(dit)
-        self._block = Region(_block, "the transformer's blocks are")
-        self._head = Region(_head, "the transformer's head is")
+        self._block = Region(_block, "the transformer's blocks")
+        self._head = Region(_head, "the transformer's head", "is")
         self._capture = capture
         self._graphs: dict[tuple[int, ...], CapturedStep] = {}  # by their rows
         self._generation = 0
@@ -187,7 +210,7 @@ class FastPart(PlainPart):
 
 def speed_up_vae(vae: WanVAE, device: torch.device) -> None:
     """Norm, SiLU and the write to where the convolution reads as one kernel; a GPU convolves in the quicker way."""
-    fused = Region(_norm_silu_into, "the autoencoder's norms are")
+    fused = Region(_norm_silu_into, "the autoencoder's norms")
     quicker = QuickerWay(cuda_ms) if device.type == "cuda" else None
     for module in vae.modules():
         if isinstance(module, wan_vae.RMSNorm):

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sdv2live.engine.base import STAGES, Chunk, ChunkResult, ChunkSettings, Engine, EngineTraits
 from sdv2live.engine.checkpoint import is_memory_full
+from sdv2live.engine.compile import telling
 from sdv2live.engine.micro_steps import InFlight, MicroSteps
 from sdv2live.engine.noise import MotionController, SeedMixer, largest_change
 from sdv2live.engine.orders import NoiseKey
@@ -126,16 +127,17 @@ class StreamEngine(Engine):
 
         Where parts are compiled it goes on until they have run: beyond a full window, in both schedules if they differ,
         with all steps, each of which is a row more. Else two run all that there is.
-        say: told of each chunk then, since one may take a minute.
+        say: told of each chunk then, and of each code that is compiled for it.
         """
         config, prompts = self.pipe.first.dit.config, self._prompts
         self._prompts = PromptMixer(Direct(lambda _: torch.zeros(1, config.text_len, config.text_dim)))
         try:
-            try:
-                self._run_grey(say)
-            except ChunkError:  # fewer steps are taken now, if that is what helps
-                self.reset()
-                self._run_grey(say)
+            with telling(say):
+                try:
+                    self._run_grey(say)
+                except ChunkError:  # fewer steps are taken now, if that is what helps
+                    self.reset()
+                    self._run_grey(say)
         finally:
             self._prompts = prompts
         self.reset()

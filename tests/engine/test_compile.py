@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -219,10 +220,24 @@ def test_a_fused_norm_writes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_start_that_compiles_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each word gives the start its full time again; one that compiles nothing has nothing to tell."""
-    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    """Each word gives the start its full time again: each chunk, and each code before it is made. One that compiles
+    nothing has nothing to tell."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: partial(function))
     words: list[str] = []
-    toy_engine(compiles=True).warm_up(words.append)
-    assert words == [f"compiling ({number} of 9)" for number in range(1, 10)]
+    engine = toy_engine(compiles=True)
+    engine.warm_up(words.append)
+    blocks, head = "compiling the transformer's blocks", "compiling the transformer's head"
+    chunks = [f"compiling ({number} of 9)" for number in range(1, 10)]
+    # The window is full with the fourth; in the eighth the other schedule has both steps in one batch.
+    assert words == [
+        *chunks[:4],
+        f"{blocks} (1)",
+        f"{head} (1)",
+        *chunks[4:8],
+        f"{blocks} (2)",
+        f"{head} (2)",
+        chunks[8],
+    ]
+    run_toy(engine, SCRIPT)
     toy_engine().warm_up(words.append)
-    assert len(words) == 9
+    assert len(words) == 13
