@@ -163,6 +163,7 @@ class FastPart(PlainPart):
         self._head = Region(_head, "the transformer's head", "is")
         self._capture = capture
         self._graphs: dict[tuple[int, ...], CapturedStep] = {}  # by their rows
+        self._texts: HeldTexts | None = None
         self._generation = 0
         self._has_run = False
 
@@ -174,7 +175,7 @@ class FastPart(PlainPart):
             try:
                 return self._replayed(step, step.past, self._capture)
             except RuntimeError as error:
-                self._capture = None
+                self._capture = self._texts = None
                 self._graphs.clear()
                 log.warning("the steps are not replayed as a CUDA graph, and take longer: %s", one_line(error))
         return self._steady(step, step.past)
@@ -185,7 +186,7 @@ class FastPart(PlainPart):
 
     def weights_changed(self) -> None:
         for graph in self._graphs.values():
-            graph.forget_texts()
+            graph.texts.forget()
 
     def _steady(self, step: PartStep, past: CachedAttention) -> Tensor:
         part, x = self.dit.part, step.x
@@ -200,11 +201,13 @@ class FastPart(PlainPart):
     def _replayed(self, step: PartStep, past: CachedAttention, capture: Capture) -> Tensor:
         if past.generation != self._generation:
             self._graphs.clear()  # they know the old memory by its addresses
-            self._generation = past.generation
+            self._generation, self._texts = past.generation, None
         graph = self._graphs.get(past.rows)
         if graph is None or not graph.fits(step):
             self._graphs.pop(past.rows, None)
-            graph = self._graphs[past.rows] = CapturedStep(self._steady, step, past, capture)
+            if self._texts is None or self._texts.rows < past.most_rows:  # graphs that there are keep theirs
+                self._texts = HeldTexts(step.text, past.most_rows)
+            graph = self._graphs[past.rows] = CapturedStep(self._steady, step, self._texts, past, capture)
         return graph.replay(step, past)
 
 
@@ -271,6 +274,34 @@ class CudaCapture:
         return graph, made
 
 
+class HeldTexts:
+    """Where graphs of a part read the keys and values of their rows' texts, all of them in one place: a row of a large
+    DiT is 400 MB."""
+
+    def __init__(self, text: TextContext, rows: int) -> None:
+        """text: of any step, for its shapes."""
+        self.rows = rows
+        held = (tuple(each.new_empty(rows, *each.shape[1:]) for each in kept) for kept in (text.keys, text.values))
+        self._whole = TextContext(*held)
+        self._numbers: list[int | None] = [None] * rows
+
+    def of(self, rows: int) -> TextContext:
+        """The first rows, where they lie."""
+        return TextContext(*(tuple(each[:rows] for each in kept) for kept in (self._whole.keys, self._whole.values)))
+
+    def take(self, step: PartStep) -> None:
+        """Have the texts of a step, on the device alone; those that are there already are not copied."""
+        for row, number in enumerate(step.texts):
+            if self._numbers[row] != number:
+                for given, held in ((step.text.keys, self._whole.keys), (step.text.values, self._whole.values)):
+                    _copy([each[row] for each in given], [each[row] for each in held])
+                self._numbers[row] = number
+
+    def forget(self) -> None:
+        """Copy the texts of the next step, whatever their numbers."""
+        self._numbers = [None] * self.rows
+
+
 class CapturedStep:
     """A steady forward of certain rows as a graph, with inputs that stay where they are.
 
@@ -281,12 +312,14 @@ class CapturedStep:
         self,
         forward: Callable[[PartStep, CachedAttention], Tensor],
         step: PartStep,
+        texts: HeldTexts,
         past: CachedAttention,
         capture: Capture,
     ) -> None:
+        self.texts = texts
+        texts.take(step)
         times = (None if each is None else each.clone() for each in (step.time.blocks, step.time.head))
-        texts = (tuple(each.clone() for each in kept) for kept in (step.text.keys, step.text.values))
-        held = replace(step, x=step.x.clone(), time=TimeContext(*times), text=TextContext(*texts))
+        held = replace(step, x=step.x.clone(), time=TimeContext(*times), text=texts.of(len(step.texts)))
         self._places = tuple(Place(*(each.clone() for each in place)) for place in past.places)
         moved = past.at(self._places)
         self._graph, self._made = capture(lambda: forward(held, moved))
@@ -295,17 +328,10 @@ class CapturedStep:
     def fits(self, step: PartStep) -> bool:
         return step.x.shape == self._step.x.shape and step.x.dtype == self._step.x.dtype
 
-    def forget_texts(self) -> None:
-        """Copy the texts of the next step, whatever their numbers."""
-        self._step = replace(self._step, texts=())
-
     def replay(self, step: PartStep, past: CachedAttention) -> Tensor:
         """-> as PlainPart, in memory of its own. Copies on the device alone, a prompt only when it is another."""
-        held = self._step
-        _copy(_tensors(step, past.places), _tensors(held, self._places))
-        if step.texts != held.texts:
-            _copy((*step.text.keys, *step.text.values), (*held.text.keys, *held.text.values))
-            self._step = replace(held, texts=step.texts)
+        self.texts.take(step)
+        _copy(_tensors(step, past.places), _tensors(self._step, self._places))
         self._graph.replay()
         return self._made.clone()
 
