@@ -145,8 +145,8 @@ def wan_stage(
 
 def footprint_of(spec: EngineSpec, *, dtype: torch.dtype) -> Footprint:
     """What the engine of `spec` takes in memory, counted. Raises UserError for a folder whose sizes cannot be used."""
-    sizes = _sizes(spec)
-    return count_memory(spec, sizes.dit, sizes.vae, dtype=dtype)
+    sizes, is_gpu = _sizes(spec), choose_device(spec.device).type == "cuda"
+    return count_memory(spec, sizes.dit, sizes.vae, dtype=dtype, overlaps=is_gpu)
 
 
 def fit_here(spec: EngineSpec) -> Fit:
