@@ -2,6 +2,7 @@
 
 A stage is timed on the networks that the engine runs, with the arguments that they got in a steady chunk: as it is
 (eager), compiled by torch, and replayed as a CUDA graph where there is one. Nothing else of the engine runs with it.
+What an engine has compiled or captured for itself is left aside: it makes no calls that could be noted or counted.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sdv2live.engine.base import STAGES, Chunk, ChunkSettings
 from sdv2live.engine.ceilings import Call, timed_s
+from sdv2live.engine.compile import plainly
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.errors import one_line
 from sdv2live.stats import percentile
@@ -30,6 +32,7 @@ TRIES = 15
 COMPILERS = ("c++", "g++", "clang++", "cl")
 
 
+@plainly()
 def time_stages(
     engine: StreamEngine, settings: ChunkSettings, ceilings: Mapping[str, float], *, compiles: bool
 ) -> list[dict[str, Any]]:
@@ -65,6 +68,7 @@ def stage_calls(engine: StreamEngine, settings: ChunkSettings) -> dict[str, Call
     frames = np.random.default_rng(1).integers(0, 256, (engine.frames_wanted, height, width, 3), np.uint8)
     stage = engine.pipe.first  # of the engine that is measured, so that nothing is built twice
     with (
+        plainly(),
         _noted(stage.codec, "encode", "decode") as coded,
         _noted(stage.dit, "embed", "run_blocks", "finish") as denoised,
     ):
@@ -155,8 +159,8 @@ def _graphed(call: Call, device: torch.device) -> Call | str:
 
 
 def counted(call: Call) -> tuple[Any, dict[str, float]]:
-    """Call it and count its work: {"conv": GFLOP, "matmul": GFLOP}; attention counts as matrix products."""
-    with FlopCounterMode(display=False) as counter:
+    """Call it, plainly, and count its work: {"conv": GFLOP, "matmul": GFLOP}; attention counts as matrix products."""
+    with plainly(), FlopCounterMode(display=False) as counter:
         result = call()
     conv = total = 0.0
     for operation, flops in counter.get_flop_counts().get("Global", {}).items():

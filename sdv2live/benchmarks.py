@@ -46,7 +46,7 @@ def _bench(name: str, figures: dict[str, Any]) -> str:
             f"GFLOP/s, copy {ceilings['copy_gb_per_s']:.0f} GB/s",
         ),
         ("load before", "not told" if figures["load"] is None else f"{figures['load']:.1f}"),
-        ("first picture", f"{figures['first_picture_ms'] / 1000:.1f} s after the start of loading"),
+        ("first picture", f"{figures['first_picture_ms'] / 1000:.1f} s after the start of loading" + _opening(figures)),
         *(("rank " + str(rank["rank"]), _rank_words(rank)) for rank in figures.get("ranks", [])),
         *([("note", figures["note"])] if figures["note"] else []),
     ]
@@ -101,6 +101,11 @@ def _shape(figures: dict[str, Any]) -> str:
     """An engine's networks may be of sizes of one's own."""
     network = figures.get("transformer")
     return f" ({network['width']} wide, {network['blocks']} blocks)" if network else ""
+
+
+def _opening(figures: dict[str, Any]) -> str:
+    """Older files do not have it."""
+    return f", {figures['opening_ms']:.0f} ms after a first chunk when warm" if "opening_ms" in figures else ""
 
 
 def _vae(figures: dict[str, Any]) -> str:

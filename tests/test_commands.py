@@ -350,7 +350,7 @@ raise SystemExit(cli.main(command))
         (2, "throughput"),
     ]
     assert all(run["fps"] > 0 and run["floor_ms"] > 0 for run in figures["runs"])
-    assert figures["first_picture_ms"] > figures["start_ms"] > 0
+    assert figures["first_picture_ms"] > figures["start_ms"] > 0 and figures["opening_ms"] > 0
     assert {(run["counted_memory_bytes"], run["measured_memory_bytes"]) for run in figures["runs"]} == {(None, None)}
     assert all(value > 0 for value in figures["ceilings"].values())
     assert set(figures["versions"]) == {"sdv2live", "python", "torch", "numpy"} and figures["weights"] == "shipped"

@@ -17,6 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from sdv2live.engine.checkpoint import is_memory_full
 from sdv2live.engine.model.attention import attend
@@ -122,12 +123,20 @@ def cuda_ms(call: Callable[[], object]) -> float:
 
 
 def _as_operation(name: str, function: Callable[..., Tensor | tuple[Tensor, ...]]) -> Attend:
-    """As an operation of torch's, which a compiler calls and does not look into."""
+    """As an operation of torch's, which a compiler calls and does not look into, and whose work is counted."""
 
     def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         made = function(q, k, v)
         return made[0] if isinstance(made, tuple) else made  # some versions give the sums as well
 
-    operation = torch.library.custom_op(f"sdv2live::{name.replace('-', '_').replace(' ', '_')}", call, mutates_args=())
+    name = name.replace("-", "_").replace(" ", "_")
+    operation = torch.library.custom_op(f"sdv2live::{name}", call, mutates_args=())
     operation.register_fake(lambda q, k, v: torch.empty_like(q))
+    if (packet := getattr(torch.ops.sdv2live, name)) not in flop_registry:  # a second engine finds it there
+        register_flop_formula(packet)(_flop)
     return operation
+
+
+def _flop(q: torch.Size, k: torch.Size, v: torch.Size, *_: object, **__: object) -> int:
+    """Of shapes [B, N, heads, D]: two products of queries with the past, two operations for each multiplication."""
+    return 4 * q.numel() * k[1]

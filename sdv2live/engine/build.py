@@ -15,7 +15,7 @@ from sdv2live.engine.host_memory import keep_freed_memory
 from sdv2live.engine.model.wan_transformer import POCKET
 from sdv2live.engine.pipe import LocalPipe, Pipe
 from sdv2live.engine.pocket import build_pocket, pocket_stage
-from sdv2live.engine.precision import choose_device, choose_dtype, device_of_rank, threads_of_rank
+from sdv2live.engine.precision import choose_dtype, device_of_rank, threads_of_rank, work_on
 from sdv2live.engine.stage_runner import StageRunner
 from sdv2live.engine.stages import StageMap, even_split, given_split
 from sdv2live.engine.stream import StreamEngine
@@ -45,16 +45,18 @@ def build_engine(
     on_landed: called from another thread when something comes back from them, or from the device. on_read: told what a
     prompt was understood as, by an engine that knows. Raises UserError and RankLost.
     """
-    if choose_device(spec.device).type == "cpu":
+    device = device_of_rank(spec.device, 0, spec.gpus)
+    work_on(device)
+    if device.type == "cpu":
         keep_freed_memory()
     if spec.ranks == 1:
-        return _build(spec, assets, first_epoch, say, StageMap.on_one(_blocks(spec)), _alone, on_landed, on_read)
+        stages = StageMap.on_one(_blocks(spec))
+        return _build(spec, assets, device, first_epoch, say, stages, _alone, on_landed, on_read)
     from sdv2live.engine.cards import measured_cards, word_on_unequal
     from sdv2live.engine.pipeline import Parcels, Pipeline
     from sdv2live.engine.world import Address, World
 
     stages = first_split(spec, _blocks(spec))
-    device = device_of_rank(spec.device, 0, spec.gpus)
     torch.set_num_threads(threads_of_rank(spec.threads, spec.gpus))
     world = World.host(spec.ranks, Address.parse(spec.master), {"spec": asdict(spec), "epoch": first_epoch})
     try:
@@ -73,9 +75,10 @@ def build_engine(
         def pipe_of(runner: StageRunner) -> Pipe:
             say("waiting for the other ranks")
             rule = spec.split if spec.split in ("auto", "reference") else ""
-            return Pipeline(world, runner, Parcels(runner, stages), on_landed=on_landed, rule=rule, cards=cards)
+            parcels = Parcels(runner, stages)
+            return Pipeline(world, runner, parcels, say=say, on_landed=on_landed, rule=rule, cards=cards)
 
-        return _build(spec, assets, first_epoch, say, stages, pipe_of, on_landed, on_read)
+        return _build(spec, assets, device, first_epoch, say, stages, pipe_of, on_landed, on_read)
     except BaseException:
         world.close()
         raise
@@ -117,6 +120,7 @@ def _alone(runner: StageRunner) -> Pipe:
 def _build(
     spec: EngineSpec,
     assets: Path,
+    device: torch.device,
     first_epoch: int,
     say: Say,
     stages: StageMap,
@@ -124,7 +128,6 @@ def _build(
     on_landed: Callable[[], None],
     on_read: OnRead,
 ) -> StreamEngine:
-    device = device_of_rank(spec.device, 0, spec.gpus)
     if spec.name == "pocket":
         if spec.lora:
             log.warning("LoRAs are not used, since they are for the Wan engines: take --engine wan-1.3b or wan-14b.")

@@ -268,8 +268,9 @@ class EngineClient(Engine):
         self._pings_unanswered = 0
         match kind:
             case Message.STAGE:
-                self.stage = payload.decode()
-                self._started_s = self._clock.now_s()
+                if not self.is_ready:  # what another rank said of its start may come late
+                    self.stage = payload.decode()
+                    self._started_s = self._clock.now_s()
             case Message.READY:
                 ready = json.loads(payload)
                 self.epoch, self.device = ready["epoch"], ready["device"]

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -38,6 +38,39 @@ def chooses_compile(wanted: str) -> bool:
     """wanted: auto, on or off. auto is off: on a processor it costs a minute and gains little, and on a GPU nobody has
     seen it run yet."""
     return wanted == "on"
+
+
+_is_plain_alone = False
+_say: Callable[[str], None] = log.debug
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Within the block everything runs plainly, whatever was compiled or captured; afterwards that is used again.
+
+    For who looks at the single calls, of which compiled code and a graph make none. Of one thread, while no other
+    computes.
+    """
+    global _is_plain_alone
+    before, _is_plain_alone = _is_plain_alone, True
+    try:
+        yield
+    finally:
+        _is_plain_alone = before
+
+
+@contextmanager
+def telling(say: Callable[[str], None]) -> Iterator[None]:
+    """Within the block `say` is told before each code is compiled: one may take a minute, and a chunk needs many.
+
+    Of one thread, as `plainly`.
+    """
+    global _say
+    before, _say = _say, say
+    try:
+        yield
+    finally:
+        _say = before
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +101,20 @@ class Region:
     Once it is_warm, shapes that are new run as they stand. The function may be called again where it broke off.
     """
 
-    def __init__(self, function: Callable[..., Any], subject: str) -> None:
-        """subject: what it is, and the verb, for the message."""
+    def __init__(self, function: Callable[..., Any], subject: str, verb: str = "are") -> None:
+        """subject: what it is, for messages, and whether that `is` or `are`."""
         # One code for each shape: sizes are fixed while an engine lives, and kernels for any size are slower.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_SHAPES)
-        self._plain, self._subject = function, subject
+        self._plain, self._subject, self._verb = function, subject, verb
+        self._shapes: set[tuple[torch.Size, ...]] = set()  # one code for each
         self._run: Callable[..., Any] = torch.compile(function, dynamic=False, fullgraph=True)
         self.is_warm = False
 
     def __call__(self, *arguments: Any) -> Any:
+        if _is_plain_alone:
+            return self._plain(*arguments)
+        if not self.is_warm and self._run is not self._plain:
+            self._tell_of(tuple(each.shape for each in arguments if isinstance(each, Tensor)))
         try:
             with torch.compiler.set_stance("eager_on_recompile") if self.is_warm else nullcontext():
                 return self._run(*arguments)
@@ -84,8 +122,13 @@ class Region:
             if is_memory_full(error) or self._run is self._plain:
                 raise
             self._run = self._plain
-            log.warning("%s not compiled, and slower: %s", self._subject, one_line(error))
+            log.warning("%s %s not compiled, and slower: %s", self._subject, self._verb, one_line(error))
         return self._plain(*arguments)
+
+    def _tell_of(self, shapes: tuple[torch.Size, ...]) -> None:
+        if shapes not in self._shapes:
+            self._shapes.add(shapes)
+            _say(f"compiling {self._subject} ({len(self._shapes)})")
 
 
 class PlainPart:
@@ -116,22 +159,23 @@ class FastPart(PlainPart):
     def __init__(self, dit: WanTransformer, *, capture: Capture | None) -> None:
         """capture: what makes graphs of steps; None where the device has none."""
         super().__init__(dit)
-        self._block = Region(_block, "the transformer's blocks are")
-        self._head = Region(_head, "the transformer's head is")
+        self._block = Region(_block, "the transformer's blocks")
+        self._head = Region(_head, "the transformer's head", "is")
         self._capture = capture
         self._graphs: dict[tuple[int, ...], CapturedStep] = {}  # by their rows
+        self._texts: HeldTexts | None = None
         self._generation = 0
         self._has_run = False
 
     def __call__(self, step: PartStep) -> Tensor:
-        if not (isinstance(step.past, CachedAttention) and step.past.is_steady):
+        if _is_plain_alone or not (isinstance(step.past, CachedAttention) and step.past.is_steady):
             return super().__call__(step)
         self._has_run = True
         if self._capture is not None:
             try:
                 return self._replayed(step, step.past, self._capture)
             except RuntimeError as error:
-                self._capture = None
+                self._capture = self._texts = None
                 self._graphs.clear()
                 log.warning("the steps are not replayed as a CUDA graph, and take longer: %s", one_line(error))
         return self._steady(step, step.past)
@@ -142,7 +186,7 @@ class FastPart(PlainPart):
 
     def weights_changed(self) -> None:
         for graph in self._graphs.values():
-            graph.forget_texts()
+            graph.texts.forget()
 
     def _steady(self, step: PartStep, past: CachedAttention) -> Tensor:
         part, x = self.dit.part, step.x
@@ -157,17 +201,19 @@ class FastPart(PlainPart):
     def _replayed(self, step: PartStep, past: CachedAttention, capture: Capture) -> Tensor:
         if past.generation != self._generation:
             self._graphs.clear()  # they know the old memory by its addresses
-            self._generation = past.generation
+            self._generation, self._texts = past.generation, None
         graph = self._graphs.get(past.rows)
         if graph is None or not graph.fits(step):
             self._graphs.pop(past.rows, None)
-            graph = self._graphs[past.rows] = CapturedStep(self._steady, step, past, capture)
+            if self._texts is None or self._texts.rows < past.most_rows:  # graphs that there are keep theirs
+                self._texts = HeldTexts(step.text, past.most_rows)
+            graph = self._graphs[past.rows] = CapturedStep(self._steady, step, self._texts, past, capture)
         return graph.replay(step, past)
 
 
 def speed_up_vae(vae: WanVAE, device: torch.device) -> None:
     """Norm, SiLU and the write to where the convolution reads as one kernel; a GPU convolves in the quicker way."""
-    fused = Region(_norm_silu_into, "the autoencoder's norms are")
+    fused = Region(_norm_silu_into, "the autoencoder's norms")
     quicker = QuickerWay(cuda_ms) if device.type == "cuda" else None
     for module in vae.modules():
         if isinstance(module, wan_vae.RMSNorm):
@@ -228,6 +274,34 @@ class CudaCapture:
         return graph, made
 
 
+class HeldTexts:
+    """Where graphs of a part read the keys and values of their rows' texts, all of them in one place: a row of a large
+    DiT is 400 MB."""
+
+    def __init__(self, text: TextContext, rows: int) -> None:
+        """text: of any step, for its shapes."""
+        self.rows = rows
+        held = (tuple(each.new_empty(rows, *each.shape[1:]) for each in kept) for kept in (text.keys, text.values))
+        self._whole = TextContext(*held)
+        self._numbers: list[int | None] = [None] * rows
+
+    def of(self, rows: int) -> TextContext:
+        """The first rows, where they lie."""
+        return TextContext(*(tuple(each[:rows] for each in kept) for kept in (self._whole.keys, self._whole.values)))
+
+    def take(self, step: PartStep) -> None:
+        """Have the texts of a step, on the device alone; those that are there already are not copied."""
+        for row, number in enumerate(step.texts):
+            if self._numbers[row] != number:
+                for given, held in ((step.text.keys, self._whole.keys), (step.text.values, self._whole.values)):
+                    _copy([each[row] for each in given], [each[row] for each in held])
+                self._numbers[row] = number
+
+    def forget(self) -> None:
+        """Copy the texts of the next step, whatever their numbers."""
+        self._numbers = [None] * self.rows
+
+
 class CapturedStep:
     """A steady forward of certain rows as a graph, with inputs that stay where they are.
 
@@ -238,12 +312,14 @@ class CapturedStep:
         self,
         forward: Callable[[PartStep, CachedAttention], Tensor],
         step: PartStep,
+        texts: HeldTexts,
         past: CachedAttention,
         capture: Capture,
     ) -> None:
+        self.texts = texts
+        texts.take(step)
         times = (None if each is None else each.clone() for each in (step.time.blocks, step.time.head))
-        texts = (tuple(each.clone() for each in kept) for kept in (step.text.keys, step.text.values))
-        held = replace(step, x=step.x.clone(), time=TimeContext(*times), text=TextContext(*texts))
+        held = replace(step, x=step.x.clone(), time=TimeContext(*times), text=texts.of(len(step.texts)))
         self._places = tuple(Place(*(each.clone() for each in place)) for place in past.places)
         moved = past.at(self._places)
         self._graph, self._made = capture(lambda: forward(held, moved))
@@ -252,17 +328,10 @@ class CapturedStep:
     def fits(self, step: PartStep) -> bool:
         return step.x.shape == self._step.x.shape and step.x.dtype == self._step.x.dtype
 
-    def forget_texts(self) -> None:
-        """Copy the texts of the next step, whatever their numbers."""
-        self._step = replace(self._step, texts=())
-
     def replay(self, step: PartStep, past: CachedAttention) -> Tensor:
         """-> as PlainPart, in memory of its own. Copies on the device alone, a prompt only when it is another."""
-        held = self._step
-        _copy(_tensors(step, past.places), _tensors(held, self._places))
-        if step.texts != held.texts:
-            _copy((*step.text.keys, *step.text.values), (*held.text.keys, *held.text.values))
-            self._step = replace(held, texts=step.texts)
+        self.texts.take(step)
+        _copy(_tensors(step, past.places), _tensors(self._step, self._places))
         self._graph.replay()
         return self._made.clone()
 

@@ -171,6 +171,11 @@ class CachedAttention:
         return self._cache.generation
 
     @property
+    def most_rows(self) -> int:
+        """As many as a forward can have now."""
+        return self._cache.rows
+
+    @property
     def attend(self) -> Attend:
         return self._cache.attend
 

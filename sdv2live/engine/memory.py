@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.catalogue import smaller_sizes, smallest_window, traits_of, window_of
+from sdv2live.engine.compile import chooses_compile
 from sdv2live.engine.host_memory import free_bytes
 from sdv2live.engine.lane import Lane
 from sdv2live.engine.micro_steps import InFlight
@@ -71,7 +72,8 @@ def count_memory(
     """What the Wan engine of `spec` takes in `dtype`; the text encoder is not part of it: it goes before the stream.
 
     Counted at its fullest: the window full, a chunk on every row of a stream batch, each with a prompt of its own.
-    overlaps: encoder and decoder work beside the transformer, as on a GPU, each in memory that only it reuses.
+    overlaps: as on a GPU, encoder and decoder work beside the transformer, each in memory that only it reuses; and what
+    is compiled is replayed from graphs, which hold each row's texts once more (compile.py).
     """
     meta = torch.device("meta")
     mode = VAE_MODES[spec.vae]
@@ -102,7 +104,10 @@ def count_memory(
         engine.run_fully(spec.steps_count)
     codec_bytes = state_bytes(mode, spec.size_wh, encoder_dtype=dtype, decoder_dtype=dtype, config=vae)
     caches = engine.cache_bytes + codec_bytes
-    return Footprint(weights, caches, max(0, alive.most_bytes - alive.kept_bytes - caches))
+    working = max(0, alive.most_bytes - alive.kept_bytes - caches)
+    if overlaps and chooses_compile(spec.compile):
+        working += spec.steps_count * 2 * dit.num_layers * dit.text_len * dit.dim * dtype.itemsize
+    return Footprint(weights, caches, working)
 
 
 def count_share(
@@ -203,7 +208,8 @@ def check_memory(
         return
     width, height = spec.size_wh
     raise UserError(
-        f"{spec.name} at {width}x{height} with {spec.steps_count} steps and --vae {spec.vae} needs "
+        f"{spec.name} at {width}x{height} with {spec.steps_count} steps"
+        f"{', --compile on' if chooses_compile(spec.compile) else ''} and --vae {spec.vae} needs "
         f"{fit.needed / _GB:.1f} GB and {max(fit.room or 0, 0) / _GB:.1f} GB are free on {device}: {fit.advice}."
     )
 
@@ -225,8 +231,9 @@ def smaller_specs(spec: EngineSpec, dtype: torch.dtype, native: torch.dtype) -> 
 
 
 def _less_of(spec: EngineSpec) -> list[tuple[str, EngineSpec]]:
-    """In one number format: the engine's own window, a smaller codec, one step, a short window, a smaller picture."""
-    found: list[tuple[str, EngineSpec]] = []
+    """In one number format: no graphs, the engine's own window, a smaller codec, one step, a short window, a smaller
+    picture."""
+    found = [("--compile off", replace(spec, compile="off"))] if chooses_compile(spec.compile) else []
     window, usual = window_of(spec).capacity, window_of(replace(spec, window_frames=0, sink_frames=0)).capacity
     shortest = max(smallest_window(spec), SHORTEST_WINDOW)
     if usual < window and usual >= shortest:

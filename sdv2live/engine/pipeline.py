@@ -81,13 +81,15 @@ class Pipeline:
         runner: StageRunner,
         parcels: Parcels,
         *,
+        say: Callable[[str], None] = lambda _: None,
         on_landed: Callable[[], None] = lambda: None,
         rule: str = "",
         cards: Sequence[Card] = (),
     ) -> None:
-        """on_landed: called from another thread when something has come back. rule: how blocks move when times are
-        known: `auto` by the best plan, as often as it pays; `reference` once, as the reference does it; '' never.
-        cards: of the ranks, where their links are known. Raises RankLost.
+        """say: told how far the others' start is, from another thread. on_landed: called from another thread when
+        something has come back. rule: how blocks move when times are known: `auto` by the best plan, as often as it
+        pays; `reference` once, as the reference does it; '' never. cards: of the ranks, where their links are known.
+        Raises RankLost.
         """
         self.first, self.depth = runner, world.size
         self.decodes_here = parcels.stages.decode_rank == 0
@@ -100,8 +102,12 @@ class Pipeline:
         is_bound = runner.loras is not None and not runner.loras.may_move
         self._rule = "" if runner.cache.judges_sinks or runner.is_fp8 or is_bound else rule
         self._chunks_since_look = 0
-        self._pulse = Pulse(world, on_lost=self._lose)
-        world.wait_until_ready(lambda: self._pulse.lost)
+        self._pulse = Pulse(world, on_lost=self._lose, on_stage=say)
+        try:
+            world.wait_until_ready(lambda: self._pulse.lost)
+        except BaseException:
+            self._pulse.stop()
+            raise
         self._thread = threading.Thread(target=self._receive, name="rank results", daemon=True)
         self._thread.start()
 
@@ -271,13 +277,12 @@ class _noticing:
 
 
 @torch.inference_mode()
-def serve(world: World, runner: StageRunner, parcels: Parcels, *, on_lost: Callable[[str], None]) -> None:
+def serve(world: World, runner: StageRunner, parcels: Parcels) -> None:
     """Another rank's whole life once it is loaded: do as rank 0 says, until it says that it is over.
 
-    on_lost: called from another thread when rank 0 is gone. Raises RankLost when a neighbour is.
+    Raises RankLost when a neighbour is gone.
     """
     orders, rank = world.orders[world.rank], world.rank
-    pulse = Pulse(world, on_lost=on_lost, report=lambda: report_of(runner, rank))
     clean: dict[int, Tensor] = {}  # denoised, and not decoded yet
     sides: dict[int, Side] = {}
     world.say_ready()
@@ -320,7 +325,6 @@ def serve(world: World, runner: StageRunner, parcels: Parcels, *, on_lost: Calla
                     move_blocks(runner, parcels.stages, wanted, rank=rank)
                 parcels.stages = wanted
             case Tell.END:
-                pulse.stop()
                 return
 
 

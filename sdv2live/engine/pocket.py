@@ -79,9 +79,8 @@ def build_pocket(
     has it. on_read: told what each prompt
     is understood as, when it is encoded.
     """
-    runner = pocket_stage(
-        spec, weights_dir, stages or StageMap.on_one(POCKET.num_layers), 0, choose_device(spec.device)
-    )
+    stages = stages or StageMap.on_one(POCKET.num_layers)
+    runner = pocket_stage(spec, weights_dir, stages, 0, device or choose_device(spec.device))
     text = load_text_encoder(weights_dir)  # it runs once a prompt
 
     @torch.inference_mode()
@@ -96,6 +95,7 @@ def build_pocket(
         prompts=PromptMixer(Direct(encode)),
         window=window_of(spec),
         first_epoch=first_epoch,
+        steps_count=max(spec.steps_count, 2),  # it is small: the second one has its row from the start
         on_landed=on_landed,
     )
 

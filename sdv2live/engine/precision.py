@@ -12,18 +12,31 @@ BFLOAT16_CAPABILITY = (8, 0)
 
 
 def choose_device(wanted: str) -> torch.device:
-    """`auto` is the first CUDA GPU where there is one, else the CPU. Raises UserError for a device that is not here."""
+    """`auto` is the first CUDA GPU where there is one, else the CPU. A GPU always has its number, `cuda` is the first.
+
+    Raises UserError for a device that is not here.
+    """
     if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(wanted)
     except RuntimeError:
         raise UserError(f"the device {wanted!r} is unknown: take auto, cpu, cuda or cuda:N.") from None
     if device.type == "cuda":
         _refuse_missing_gpu(device)
+        return torch.device("cuda", device.index or 0)
     elif device.type != "cpu" and not _is_accelerator_here(device.type):
         raise UserError(f"the device {wanted!r} cannot be used here: take auto, cpu, cuda or cuda:N.")
     return device
+
+
+def work_on(device: torch.device) -> None:
+    """Have this thread's GPU work go to `device` where nothing else is said: events, pinned memory, kernels' timings.
+
+    Whoever runs an engine calls it once, before anything is on the device; from then on there is one GPU for it.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def device_of_rank(wanted: str, index: int, gpus: int) -> torch.device:
@@ -34,7 +47,7 @@ def device_of_rank(wanted: str, index: int, gpus: int) -> torch.device:
     device = choose_device(wanted)
     if gpus == 1 or device.type == "cpu":
         return device
-    if device.index is not None:
+    if ":" in wanted:
         raise UserError(f"--device {wanted} names one device and --gpus {gpus} wants several: leave --device away.")
     there = torch.cuda.device_count() if device.type == "cuda" else 1
     if there < gpus:

@@ -64,28 +64,36 @@ def run_rank(
 
     from sdv2live.engine.build import build_rank
     from sdv2live.engine.cards import measured_cards
-    from sdv2live.engine.pipeline import Parcels, serve
-    from sdv2live.engine.precision import choose_dtype, device_of_rank, threads_of_rank
+    from sdv2live.engine.compile import telling
+    from sdv2live.engine.pipeline import Parcels, report_of, serve
+    from sdv2live.engine.precision import choose_dtype, device_of_rank, threads_of_rank, work_on
     from sdv2live.engine.stages import StageMap
-    from sdv2live.engine.world import Address, World
+    from sdv2live.engine.world import Address, Pulse, World
 
     device = device_of_rank(device_name, index, gpus)
     torch.set_num_threads(threads_of_rank(threads, gpus))
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    work_on(device)
     say("joining")
     world, plan = World.join(rank, Address.parse(master))
     spec = EngineSpec.from_fields(plan["spec"])
     world.connect(device)
+
+    def say_to_all(stage: str) -> None:
+        say(stage)
+        world.say_stage(stage)
+
+    pulse = Pulse(world, on_lost=on_lost)
     try:
         if spec.split == "auto":
-            say("measuring")
+            say_to_all("measuring")
             measured_cards(world, device, choose_dtype(spec.precision, device))
         counts, decode_rank = world.posted("stages")
         stages = StageMap(tuple(counts), decode_rank)
-        runner = build_rank(spec, stages, rank, device, first_epoch=plan["epoch"], say=say)
-        say("ready")
-        serve(world, runner, Parcels(runner, stages), on_lost=on_lost)
+        runner = build_rank(spec, stages, rank, device, first_epoch=plan["epoch"], say=say_to_all)
+        pulse.report = lambda: report_of(runner, rank)
+        say_to_all("ready")
+        with telling(say_to_all):
+            serve(world, runner, Parcels(runner, stages))
     except UserError as error:
         world.say_failed(one_line(error))
         raise
@@ -95,6 +103,7 @@ def run_rank(
         world.say_failed(plain_reason(error))
         raise
     finally:
+        pulse.stop()
         world.close()
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sdv2live.engine.base import STAGES, Chunk, ChunkResult, ChunkSettings, Engine, EngineTraits
 from sdv2live.engine.checkpoint import is_memory_full
+from sdv2live.engine.compile import telling
 from sdv2live.engine.micro_steps import InFlight, MicroSteps
 from sdv2live.engine.noise import MotionController, SeedMixer, largest_change
 from sdv2live.engine.orders import NoiseKey
@@ -81,10 +82,10 @@ class StreamEngine(Engine):
         prompts: PromptMixer,
         window: Window,
         first_epoch: int = 0,
-        warm_up_steps: int = 2,
+        steps_count: int = 2,
         on_landed: Callable[[], None] = lambda: None,
     ) -> None:
-        """warm_up_steps: one, for an engine whose memory was counted for one; two run all that there is.
+        """steps_count: of the first chunks. Memory was counted for as many, and a warm-up takes no more.
 
         on_landed: called from another thread when `poll` would give something that it left for later.
         """
@@ -99,7 +100,7 @@ class StreamEngine(Engine):
         self._prompt_of: dict[int, tuple[Tensor, int]] = {}  # by id: the embedding, which keeps the id, and its number
         self._prompts_made = 0
         self._schedule = "latency"
-        self._warm_up_steps = warm_up_steps
+        self._steps_count = steps_count
         self._step_limit = StepLimit()
         self._steps_asked = 1  # by the newest chunk
         self._is_broken = False  # a chunk failed; what comes before the reset is dropped, as its results would be
@@ -124,23 +125,27 @@ class StreamEngine(Engine):
     def warm_up(self, say: Callable[[str], None] = lambda _: None) -> None:
         """Grey with a prompt of zeros: the opening and one more chunk.
 
-        Where parts are compiled it goes on until they have run: beyond a full window, in both schedules if they differ.
-        say: told of each chunk then, since one may take a minute.
+        Where parts are compiled it goes on until they have run: beyond a full window, in both schedules if they differ,
+        with all steps, each of which is a row more. Else two run all that there is.
+        say: told of each chunk then, and of each code that is compiled for it.
         """
         config, prompts = self.pipe.first.dit.config, self._prompts
         self._prompts = PromptMixer(Direct(lambda _: torch.zeros(1, config.text_len, config.text_dim)))
         try:
-            try:
-                self._run_grey(say)
-            except ChunkError:  # fewer steps are taken now, if that is what helps
-                self.reset()
-                self._run_grey(say)
+            with telling(say):
+                try:
+                    self._run_grey(say)
+                except ChunkError:  # fewer steps are taken now, if that is what helps
+                    self.reset()
+                    self._run_grey(say)
         finally:
             self._prompts = prompts
         self.reset()
 
     def _run_grey(self, say: Callable[[str], None]) -> None:
-        steps, compiles = self._warm_up_steps, self.pipe.first.compiles
+        compiles = self.pipe.first.compiles
+        steps = self._steps_count if compiles else min(self._steps_count, 2)
+        timesteps = tuple(range(900, 900 - 90 * steps, -90))
         schedules = ["auto"] * (self._window.capacity + 2 if compiles else 2)
         if compiles and steps > 1:
             schedules += ["throughput"] * (steps + 1)
@@ -151,7 +156,7 @@ class StreamEngine(Engine):
             if compiles:
                 say(f"compiling ({number + 1} of {len(schedules)})")
             frames = np.full((self.frames_wanted, height, width, 3), 128, dtype=np.uint8)
-            settings = ChunkSettings(steps=(600, 300), steps_count=steps, schedule=schedule, lora_strengths=strengths)
+            settings = ChunkSettings(steps=timesteps, steps_count=steps, schedule=schedule, lora_strengths=strengths)
             self.submit(Chunk(number, frames), settings)
             self.poll()
         self.flush()

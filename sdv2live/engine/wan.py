@@ -36,7 +36,7 @@ from sdv2live.engine.stages import StageMap
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.text_ahead import Direct, TextAhead, Texts
 from sdv2live.engine.umt5 import UMT5Encoder, UMT5Size, clean_text
-from sdv2live.engine.wan_codec import VAE_MODES, WanCodec, empty_networks
+from sdv2live.engine.wan_codec import VAE_MODES, WanCodec, channels_last_, empty_networks
 from sdv2live.engine.wan_files import WanFiles, WanSizes, check_folder, find_files, sizes_of
 from sdv2live.engine.weights import load_into, open_checkpoint, part_of_transformer, random_weights_
 from sdv2live.errors import UserError
@@ -77,7 +77,7 @@ def build_wan(
         ),
         window=window_of(spec),
         first_epoch=first_epoch,
-        warm_up_steps=min(spec.steps_count, 2),
+        steps_count=spec.steps_count,
         on_landed=on_landed,
     )
 
@@ -145,8 +145,8 @@ def wan_stage(
 
 def footprint_of(spec: EngineSpec, *, dtype: torch.dtype) -> Footprint:
     """What the engine of `spec` takes in memory, counted. Raises UserError for a folder whose sizes cannot be used."""
-    sizes = _sizes(spec)
-    return count_memory(spec, sizes.dit, sizes.vae, dtype=dtype)
+    sizes, is_gpu = _sizes(spec), choose_device(spec.device).type == "cuda"
+    return count_memory(spec, sizes.dit, sizes.vae, dtype=dtype, overlaps=is_gpu)
 
 
 def fit_here(spec: EngineSpec) -> Fit:
@@ -219,9 +219,7 @@ def _codec(
         path = None if files is None else files.vae if isinstance(network, WanVAE) else files.taehv
         fill(network, path, dtype=dtype, device=device, prepared=prepared)
         if device.type == "cuda":
-            # What the convolutions want to read; the activations are laid out so by the networks.
-            is_3d = isinstance(network, WanVAE)
-            network.to(memory_format=torch.channels_last_3d if is_3d else torch.channels_last)  # type: ignore[call-overload]
+            channels_last_(network)
         if isinstance(network, WanVAE) and chooses_compile(spec.compile):
             speed_up_vae(network, device)
     return WanCodec(encoder, decoder, normalise=spec.normalises_latents, mode=VAE_MODES[spec.vae])

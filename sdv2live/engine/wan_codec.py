@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdv2live.engine.codec import Form, Side
 from sdv2live.engine.model import taehv, wan_vae
@@ -169,6 +169,18 @@ def empty_networks(
             network(mode.encoder_is_wan, has_encoder=encodes, has_decoder=False),
             network(mode.decoder_is_wan, has_encoder=False, has_decoder=decodes),
         )
+
+
+def channels_last_(network: nn.Module) -> None:
+    """Lay the convolutions' weights out as a GPU reads them beside activations that the networks lay out so.
+
+    One by one: the Wan VAE has convolutions of volumes and of pictures, and either layout is refused by the other kind.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's stubs lack this
+        elif isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def state_bytes(

@@ -192,6 +192,10 @@ class World:
         except (dist.DistError, RuntimeError) as error:
             raise RankLost(f"rank 0 is gone ({one_line(error)[:120]})") from None
 
+    def say_stage(self, words: str) -> None:
+        """Tell rank 0 how far this rank's start has come."""
+        self.store.set(f"stage/{self.rank}", words)
+
     def say_ready(self) -> None:
         self.store.set(f"ready/{self.rank}", "")
 
@@ -321,13 +325,16 @@ class OrderLine:
 class Pulse:
     """A thread that says that this rank lives, and notices when another one no longer does.
 
-    on_lost: called once, from the thread, with a sentence. report: what rank 0 may know of this rank, as JSON.
+    It begins when the ranks are connected, so that one that dies while it loads is noticed too. on_lost: called once,
+    from the thread, with a sentence; on_stage: in rank 0, with what another one says of its start. report: what rank 0
+    may know of this rank, as JSON; there is one when it has loaded.
     """
 
     def __init__(
-        self, world: World, *, on_lost: Callable[[str], None], report: Callable[[], dict[str, Any]] | None = None
+        self, world: World, *, on_lost: Callable[[str], None], on_stage: Callable[[str], None] = lambda _: None
     ) -> None:
-        self._world, self._on_lost, self._report = world, on_lost, report
+        self._world, self._on_lost, self._on_stage = world, on_lost, on_stage
+        self.report: Callable[[], dict[str, Any]] | None = None
         self._ended = threading.Event()
         self.reports: dict[int, dict[str, Any]] = {}
         self.lost = ""
@@ -357,8 +364,8 @@ class Pulse:
     def _beat(self, store: Store) -> None:
         while True:
             store.add(f"pulse/{self._world.rank}", 1)
-            if self._report is not None:
-                store.set(f"report/{self._world.rank}", json.dumps(self._report(), allow_nan=False))
+            if self.report is not None:
+                store.set(f"report/{self._world.rank}", json.dumps(self.report(), allow_nan=False))
             if self._ended.wait(PULSE_S):
                 return
 
@@ -366,6 +373,7 @@ class Pulse:
         now_s = time.monotonic()
         heard = {rank: (-1, now_s) for rank in range(1, self._world.size)}
         watched_s = now_s
+        stages: dict[int, str] = {}
         while not self._ended.wait(PULSE_S):
             now_s = time.monotonic()
             if now_s - watched_s > LOST_AFTER_S / 2:  # it was this process that stood still
@@ -375,8 +383,13 @@ class Pulse:
                 new = store.add(f"pulse/{rank}", 0)
                 if new != count:
                     heard[rank] = (new, now_s)
-                elif now_s - since_s > LOST_AFTER_S and new > 0:
+                elif now_s - since_s > LOST_AFTER_S:
                     return self._lose(f"rank {rank} no longer answers")
+                if store.check([f"stage/{rank}"]) and (words := store.get(f"stage/{rank}").decode()) != stages.get(
+                    rank
+                ):
+                    stages[rank] = words
+                    self._on_stage(f"rank {rank}: {words}")
                 if store.check([f"report/{rank}"]):
                     self.reports[rank] = json.loads(store.get(f"report/{rank}"))
             for line in self._world.orders.values():

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from sdv2live.engine import attention_choice
 from sdv2live.engine.attention_choice import AttentionChoice, attend_by, candidates, choose_attention, fastest
@@ -79,6 +80,12 @@ def test_flash_attention_is_a_candidate_where_it_is_installed(
     found = candidates()
     assert list(found) == ["sdpa", *attention_choice.BACKENDS, "flash-attn 3"]
     torch.testing.assert_close(found["flash-attn 3"](*drawn), attend(*drawn))
+    work = []
+    for each in (found["flash-attn 3"], attend):  # the second as the products that it is made of
+        with sdpa_kernel(SDPBackend.MATH), torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            each(*drawn)
+        work.append(counter.get_total_flops())
+    assert work[0] == work[1] > 0
 
 
 @pytest.mark.gpu

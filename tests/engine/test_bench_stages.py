@@ -6,20 +6,25 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
+from sdv2live import bench
 from sdv2live.bench_chart import stage_chart
 from sdv2live.bench_stages import COMPILERS, counted, stage_calls, take_turns, time_stages
+from sdv2live.engine import stage_clock
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.build import build_engine
-from sdv2live.engine.ceilings import measure_ceilings
+from sdv2live.engine.ceilings import measure_ceilings, seconds_each
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.paths import assets_dir
 
@@ -28,10 +33,23 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = ChunkSettings(mix=(("pencil drawing", 1.0),))
 
 
+def unseen(function: Callable[..., Any], **options: object) -> Callable[..., Any]:
+    """In place of torch.compile: what it runs is dispatched to nobody who counts, as compiled code is."""
+
+    def call(*arguments: Any) -> Any:
+        with _disable_current_modes():
+            return function(*arguments)
+
+    return call
+
+
 @pytest.fixture
-def engine() -> Iterator[StreamEngine]:
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[StreamEngine]:
+    """Without its compiled parts, or with them where a test asks for "on"."""
     spec = EngineSpec("pocket", (64, 64), precision="float32", device="cpu", waits_for_text=True)
-    made = build_engine(spec, assets_dir())
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "compile", unseen)
+        made = build_engine(replace(spec, compile=getattr(request, "param", "off")), assets_dir())
     for number in range(8):
         made.submit(Chunk(number, np.full((made.frames_wanted, 64, 64, 3), 128, np.uint8)), SETTINGS)
         made.poll()
@@ -39,6 +57,7 @@ def engine() -> Iterator[StreamEngine]:
     made.close()
 
 
+@pytest.mark.parametrize("engine", ["off", "on"], indirect=True)
 def test_the_stages_together_are_the_work_of_a_chunk(engine: StreamEngine) -> None:
     calls = stage_calls(engine, SETTINGS)
     assert list(calls) == ["encode", "denoise", "decode"]
@@ -49,6 +68,10 @@ def test_the_stages_together_are_the_work_of_a_chunk(engine: StreamEngine) -> No
     for kind in ("conv", "matmul"):
         # Beside them a chunk has the style vector of its noise scale, a few small products.
         assert sum(part[kind] for part in parts) == pytest.approx(whole[kind], rel=0.01)
+    # The blocks are there: their products of weights alone, two operations for each value of each token.
+    config, tokens = engine.pipe.first.dit.config, engine.pipe.first.cache.tokens
+    weights = config.num_layers * (6 * config.dim**2 + 2 * config.dim * config.ffn_dim)
+    assert parts[1]["matmul"] * 1e9 > 2 * tokens * weights
 
 
 def test_a_call_gives_the_same_again_and_leaves_the_engine_as_it_was(engine: StreamEngine) -> None:
@@ -74,6 +97,25 @@ def test_every_stage_has_a_time_or_a_reason(engine: StreamEngine, monkeypatch: p
     assert lengths == pytest.approx([360 * entry["ms"] / longest for entry in entries if "ms" in entry], abs=0.1)
 
 
+def test_a_stage_that_fails_costs_the_stages_alone(
+    engine: StreamEngine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> Tensor:
+        raise RuntimeError("CUDA error: operation not permitted\nand more of it")
+
+    monkeypatch.setattr(type(engine.pipe.first.codec), "decode", broken)
+    assert bench._stages(engine, SETTINGS, {}, compiles=False) == []
+    words = "the stages alone were not measured: CUDA error: operation not permitted and more of it\n"
+    assert capsys.readouterr().out == words
+
+
+def test_the_time_to_a_warm_streams_first_picture_has_the_picture(engine: StreamEngine) -> None:
+    """Whatever is in flight: a flush ends it."""
+    epochs = engine.reset()
+    assert bench.time_opening(engine, replace(SETTINGS, schedule="throughput", steps=(700, 400), steps_count=2)) > 0
+    assert engine.poll() == [] and engine.frames_wanted == 4 and engine.reset() == epochs + bench.OPENINGS + 1
+
+
 COMPILED = """
 import torch
 from sdv2live.bench_stages import _compiled
@@ -95,6 +137,13 @@ def test_what_is_compiled_gives_the_same() -> None:
     done = subprocess.run([sys.executable, "-c", COMPILED], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) <= 1e-4
+
+
+def test_calls_in_a_row_share_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = iter([2.0, 8.0])
+    monkeypatch.setattr(stage_clock.time, "perf_counter", lambda: next(now_s))
+    seen: list[int] = []
+    assert seconds_each(lambda: seen.append(1), CPU, calls=3) == pytest.approx(2.0) and len(seen) == 3
 
 
 def test_calls_take_turns() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +109,11 @@ class Recorder:
 
 
 def captured_engine(
-    monkeypatch: pytest.MonkeyPatch, capture: fast.Capture, codec: SumCodec | None = None
+    monkeypatch: pytest.MonkeyPatch, capture: fast.Capture, codec: SumCodec | None = None, *, steps_count: int = 2
 ) -> StreamEngine:
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     monkeypatch.setattr(stage_runner, "part_of", lambda dit, device, *, compiles: fast.FastPart(dit, capture=capture))
-    return toy_engine(compiles=True, codec=codec)
+    return toy_engine(compiles=True, codec=codec, steps_count=steps_count)
 
 
 @pytest.mark.parametrize("schedule", ["latency", "throughput"])
@@ -133,6 +134,19 @@ def test_a_captured_step_is_replayed_for_all_that_changes(monkeypatch: pytest.Mo
         run_toy(each, script)
     assert difference(ours.latents, theirs.latents) == 0
     assert recorder.count == before
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_all_steps_of_the_start_are_captured_before_it(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Live then needs no other, in either schedule, while a stream batch fills and while it empties."""
+    recorder = Recorder()
+    engine = captured_engine(monkeypatch, recorder, steps_count=steps)
+    engine.warm_up()
+    captured = recorder.count
+    assert captured >= steps
+    live = replace(BASE, steps=tuple(range(900, 100, -100)), steps_count=steps)
+    run_toy(engine, [replace(live, schedule="latency")] * 6 + [replace(live, schedule="throughput")] * (steps + 3))
+    assert recorder.count == captured
 
 
 def test_memory_that_was_given_back_is_captured_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,10 +220,24 @@ def test_a_fused_norm_writes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_start_that_compiles_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each word gives the start its full time again; one that compiles nothing has nothing to tell."""
-    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    """Each word gives the start its full time again: each chunk, and each code before it is made. One that compiles
+    nothing has nothing to tell."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: partial(function))
     words: list[str] = []
-    toy_engine(compiles=True).warm_up(words.append)
-    assert words == [f"compiling ({number} of 9)" for number in range(1, 10)]
+    engine = toy_engine(compiles=True)
+    engine.warm_up(words.append)
+    blocks, head = "compiling the transformer's blocks", "compiling the transformer's head"
+    chunks = [f"compiling ({number} of 9)" for number in range(1, 10)]
+    # The window is full with the fourth; in the eighth the other schedule has both steps in one batch.
+    assert words == [
+        *chunks[:4],
+        f"{blocks} (1)",
+        f"{head} (1)",
+        *chunks[4:8],
+        f"{blocks} (2)",
+        f"{head} (2)",
+        chunks[8],
+    ]
+    run_toy(engine, SCRIPT)
     toy_engine().warm_up(words.append)
-    assert len(words) == 9
+    assert len(words) == 13

@@ -13,6 +13,7 @@ from torch import nn
 from sdv2live.engine import memory
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.catalogue import smaller_sizes, window_of
+from sdv2live.engine.compile import HeldTexts
 from sdv2live.engine.memory import (
     Alive,
     Footprint,
@@ -21,7 +22,7 @@ from sdv2live.engine.memory import (
     count_share,
     smaller_specs,
 )
-from sdv2live.engine.model.wan_transformer import WAN_1_3B, WAN_14B, WanTransformer
+from sdv2live.engine.model.wan_transformer import WAN_1_3B, WAN_14B, TextContext, WanTransformer
 from sdv2live.engine.model.wan_vae import WanVaeConfig
 from sdv2live.engine.stages import StageMap
 from sdv2live.engine.stream import StreamEngine
@@ -126,6 +127,21 @@ def test_a_run_needs_what_is_counted(small_sizes: None, vae: str, schedule: str)
     working = alive.most_bytes - counted.weights - counted.caches
     assert counted.working == pytest.approx(working, rel=0.08)
     engine.close()
+
+
+def test_what_graphs_hold_of_texts_is_counted_on_a_gpu() -> None:
+    """As a stream captures them, by the bytes of what its part then holds."""
+    spec = replace(SMALL_SPEC, vae="taehv", compile="on")
+    plain, compiled = (
+        count_memory(replace(spec, compile=each), SMALL_DIT, SMALL_VAE, dtype=torch.float32, overlaps=True)
+        for each in ("off", "on")
+    )
+    kept = torch.zeros(1, SMALL_DIT.text_len, SMALL_DIT.num_heads, SMALL_DIT.dim // SMALL_DIT.num_heads)
+    context = TextContext(*[(kept,) * SMALL_DIT.num_layers] * 2)
+    held = HeldTexts(context, spec.steps_count).of(spec.steps_count)
+    assert compiled.working - plain.working == sum(each.nbytes for each in (*held.keys, *held.values)) > 0
+    assert (compiled.weights, compiled.caches) == (plain.weights, plain.caches)
+    assert count_memory(spec, SMALL_DIT, SMALL_VAE, dtype=torch.float32).working <= plain.working, "not on a CPU"
 
 
 @pytest.mark.parametrize(("vae", "most_gb"), [("wan", 11), ("taehv", 8)])
@@ -267,6 +283,10 @@ def test_what_is_tried_instead_comes_in_order_and_says_itself() -> None:
         "--vae taehv --steps 1 --window-frames 4 --size 384x224",
     ]
     assert tried(LIVE) == in_order
+    assert [words for words, _ in smaller_specs(replace(LIVE, compile="on"), torch.bfloat16, torch.bfloat16)] == [
+        "--compile off",
+        *in_order,
+    ]
     smallest = EngineSpec("wan-1.3b", (384, 224), steps_count=1, vae="taehv", window_frames=4)
     assert tried(smallest) == []
     assert tried(replace(smallest, window_frames=5)) == ["--window-frames 4"]

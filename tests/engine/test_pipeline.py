@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -39,6 +41,7 @@ from sdv2live.frames import Pixels
 from sdv2live.paths import assets_dir
 from tests.engine.wan_cases import write_weights
 
+ROOT = Path(__file__).parents[2]
 SIZE_WH = (64, 48)
 SPEC = EngineSpec("pocket", SIZE_WH, threads=1, precision="float32", device="cpu")
 PLAIN = ChunkSettings(mix=(("pencil drawing", 1.0),), steps=(600, 450, 300, 200), noise_max=0.7, noise_min=0.5)
@@ -322,6 +325,37 @@ def test_a_rank_that_stands_still_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
                 run(engine, 20, PLAIN)
         finally:
             os.kill(others[0].pid, signal.SIGKILL)
+
+
+LOADS_FOR_EVER = """
+import sys, torch
+from sdv2live.engine.world import Address, Pulse, World
+world, _ = World.join(1, Address.parse(sys.argv[1]))
+world.connect(torch.device("cpu"))
+Pulse(world, on_lost=print)
+world.say_stage("loading the transformer")
+sys.stdin.read()
+"""
+
+
+def test_a_rank_that_dies_while_it_loads_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of another machine, whose process nobody here sees. How far it is, rank 0 is told."""
+    monkeypatch.setattr(world, "PULSE_S", 0.1)
+    monkeypatch.setattr(world, "LOST_AFTER_S", 2.0)
+    spec = with_meeting_place(replace(SPEC, gpus=1, world=2, split="3,3"))
+    command = [sys.executable, "-c", LOADS_FOR_EVER, spec.master]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE) as other:
+
+        def say(stage: str) -> None:
+            if stage == "rank 1: loading the transformer":
+                other.kill()
+
+        try:
+            with pytest.raises(RankLost, match="rank 1 no longer answers"):
+                build_engine(spec, assets_dir(), say=say)
+            assert other.wait(timeout=10) == -signal.SIGKILL
+        finally:
+            other.kill()
 
 
 def test_a_rank_that_never_joins_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

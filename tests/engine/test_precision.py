@@ -5,10 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sdv2live.bench import BenchOptions, bench
+from sdv2live.engine.base import EngineSpec
+from sdv2live.engine.build import build_engine
 from sdv2live.engine.precision import choose_device, choose_dtype, device_name, dtype_for
+from sdv2live.engine.rank_worker import run_rank
 from sdv2live.errors import UserError
+from sdv2live.paths import assets_dir
+from sdv2live.registry import Registry
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +72,36 @@ def test_auto_takes_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, cuda=None, gpus=0)
     assert choose_device("auto") == CPU and choose_device("cpu") == CPU
     pretend(monkeypatch, cuda="13.0", gpus=2)
-    assert choose_device("auto") == GPU and choose_device("cuda:1") == torch.device("cuda:1")
+    assert choose_device("auto") == choose_device("cuda") == GPU
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+
+
+class DeviceSet(Exception):
+    """In place of a GPU: as far as this the process was set up for one."""
+
+
+@pytest.mark.parametrize(("wanted", "device"), [("auto", "cuda:0"), ("cuda", "cuda:0"), ("cuda:1", "cuda:1")])
+@pytest.mark.parametrize("start", ["engine", "rank", "bench"])
+def test_whoever_runs_an_engine_works_on_its_gpu_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, start: str, wanted: str, device: str
+) -> None:
+    """With its number: torch sets no GPU without one. A rank that is alone on its machine is the first of one."""
+    pretend(monkeypatch, cuda="13.0", gpus=2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+
+    def set_device(chosen: torch.device) -> None:
+        raise DeviceSet(str(chosen))
+
+    monkeypatch.setattr(torch.cuda, "set_device", set_device)
+    with pytest.raises(DeviceSet, match=f"^{device}$"):
+        if start == "engine":
+            build_engine(EngineSpec("pocket", (64, 64), device=wanted), assets_dir())
+        elif start == "rank":
+            run_rank(1, "127.0.0.1:9", device_name=wanted, on_lost=print)
+        else:
+            registry = Registry()
+            registry.set_strictly([("engine.device", wanted)], origin="test")
+            bench(registry, BenchOptions())
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineTraits
 from sdv2live.engine.model.taehv import TAEHV
@@ -16,7 +17,7 @@ from sdv2live.engine.model.wan_vae import LATENT_MEAN, LATENT_STD, WanVAE
 from sdv2live.engine.prompts import PromptMixer
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.text_ahead import Direct
-from sdv2live.engine.wan_codec import VAE_MODES, WanCodec, WanCodecState, state_bytes
+from sdv2live.engine.wan_codec import VAE_MODES, WanCodec, WanCodecState, channels_last_, state_bytes
 from sdv2live.engine.window import Window
 from tests.engine.toy import SMALL, drawn_, one_stage, toy_prompt
 from tests.engine.wan_cases import NoWaiting, assert_close, one_thread, small_vae
@@ -212,3 +213,22 @@ def test_a_stream_runs_on_it(mode: str, wan: WanVAE, tiny: TAEHV) -> None:
     results += engine.flush()
     assert [len(result.frames) for result in results] == [codec.first_chunk_frames, 4, 4]
     assert all(result.frames.shape[1:] == (16, 32, 3) for result in results)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_weights_laid_out_for_a_gpu_give_the_same_pictures(mode: str, wan: WanVAE, tiny: TAEHV) -> None:
+    expected, laid_out = codec_of(mode, wan, tiny), codec_of(mode, copy.deepcopy(wan), copy.deepcopy(tiny))
+    for network in (laid_out._encoder, laid_out._decoder):
+        assert network is not None
+        channels_last_(network)
+        kinds = {nn.Conv2d: torch.channels_last, nn.Conv3d: torch.channels_last_3d}
+        convolutions = [
+            (module.weight, layout)
+            for module in network.modules()
+            for kind, layout in kinds.items()
+            if isinstance(module, kind)
+        ]
+        assert convolutions and all(weight.is_contiguous(memory_format=layout) for weight, layout in convolutions)
+    pictures = [streamed(codec, [1, 2, 3], codec.new_state(SIZE_WH)) for codec in (laid_out, expected)]
+    for found, wanted in zip(*pictures, strict=True):
+        assert_close(found, wanted, 1e-5)

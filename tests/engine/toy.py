@@ -83,6 +83,7 @@ def toy_engine(
     compiles: bool = False,
     codec: SumCodec | None = None,
     loras_of: Callable[[WanTransformer], Loras | None] = lambda _: None,
+    steps_count: int = 2,
 ) -> StreamEngine:
     traits = EngineTraits("toy", SIZE_WH, first_chunk_frames=4, chunk_frames=4, defaults={})
     window = window or Window(capacity=4, sinks=1)
@@ -101,6 +102,7 @@ def toy_engine(
         prompts=PromptMixer(Direct(toy_prompt)),
         window=window,
         first_epoch=first_epoch,
+        steps_count=steps_count,
     )
 
 

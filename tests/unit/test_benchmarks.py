@@ -24,6 +24,13 @@ def test_every_figure_says_where_it_is_from() -> None:
         assert figures["weights"] in ("random", "shipped", "given") and set(figures["ceilings"]), name
 
 
+def test_a_warm_opening_is_told_by_files_that_know_it() -> None:
+    (name, figures), *_ = benches(assets_dir() / FOLDER)
+    known, unknown = ({**figures, "opening_ms": 412.3}, {k: v for k, v in figures.items() if k != "opening_ms"})
+    assert ", 412 ms after a first chunk when warm |" in figures_text([(name, known)])
+    assert "when warm" not in figures_text([(name, unknown)])
+
+
 def test_other_files_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "live.json").write_text(json.dumps({"frames_in": 3}))
     assert benches(tmp_path) == []
