@@ -17,6 +17,7 @@ from sdv2live.engine.codec import Form, Side
 from sdv2live.engine.compile import chooses_compile
 from sdv2live.engine.model import pocket_codec
 from sdv2live.engine.model.pocket_codec import Memory, PocketCodec
+from sdv2live.engine.model.pocket_text import FULL_NOISE, PocketTextEncoder
 from sdv2live.engine.model.wan_transformer import POCKET
 from sdv2live.engine.pipe import LocalPipe, Pipe
 from sdv2live.engine.pocket_words import load_text_encoder, understood_of
@@ -29,6 +30,22 @@ from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.text_ahead import Direct
 from sdv2live.engine.weights import load_strict, open_checkpoint, part_of_transformer
 from sdv2live.understood import Understood
+
+
+class Weakening:
+    """A prompt as little noise asks for it, made anew only where the prompt or the noise has changed."""
+
+    def __init__(self, text: PocketTextEncoder) -> None:
+        self._text = text
+        self._last: tuple[Tensor, float, Tensor] | None = None
+
+    def __call__(self, embedding: Tensor, noise_scale: float) -> Tensor:
+        if noise_scale >= FULL_NOISE:
+            return embedding
+        if self._last is None or self._last[0] is not embedding or self._last[1] != noise_scale:
+            weak = self._text.weakened(embedding, torch.tensor([noise_scale]))
+            self._last = (embedding, noise_scale, weak)
+        return self._last[2]
 
 
 class PocketStreamCodec:
@@ -93,6 +110,7 @@ def build_pocket(
         traits=traits_of(spec),
         pipe=pipe_of(runner),
         prompts=PromptMixer(Direct(encode)),
+        at_noise=Weakening(text),
         window=window_of(spec),
         first_epoch=first_epoch,
         steps_count=max(spec.steps_count, 2),  # it is small: the second one has its row from the start

@@ -82,15 +82,18 @@ class StreamEngine(Engine):
         prompts: PromptMixer,
         window: Window,
         first_epoch: int = 0,
+        at_noise: Callable[[Tensor, float], Tensor] = lambda embedding, _: embedding,
         steps_count: int = 2,
         on_landed: Callable[[], None] = lambda: None,
     ) -> None:
-        """steps_count: of the first chunks. Memory was counted for as many, and a warm-up takes no more.
+        """at_noise: an embedding as a chunk with this noise scale is to read it; the same object where nothing changes.
+
+        steps_count: of the first chunks. Memory was counted for as many, and a warm-up takes no more.
 
         on_landed: called from another thread when `poll` would give something that it left for later.
         """
         self.traits = traits
-        self.pipe, self._prompts, self._window = pipe, prompts, window
+        self.pipe, self._prompts, self._window, self._at_noise = pipe, prompts, window, at_noise
         self._clock = pipe.first.clock
         self._arrivals = Arrivals(self._clock, on_landed)
         self._epoch = first_epoch
@@ -354,7 +357,7 @@ class StreamEngine(Engine):
             timesteps = chunk_timesteps(steps, count, noise_scale=noise_scale, offset=offset)
         timesteps = timesteps[: self._rows_that_fit(len(timesteps), count)]
         prompt = self._prompts.advance(settings.mix, settings.transition_chunks, upcoming=settings.next_prompt)
-        text = self._number_of(prompt.embedding)
+        text = self._number_of(self._at_noise(prompt.embedding, noise_scale))
         latents, side = stage.encode(torch.from_numpy(chunk.frames))
         first = state.latent_frames
         state.latent_frames += latents.shape[1]

@@ -13,11 +13,11 @@ import torch
 from sdv2live.engine.host_memory import keep_freed_memory
 from sdv2live.engine.pocket_words import load_text_encoder
 from sdv2live.paths import assets_dir
-from sdv2live.training.data import LARGE, SMALL, make_pools
 from sdv2live.training.effects import LOOKS
 from sdv2live.training.evaluate import DRIFT_CHUNKS, evaluate
 from sdv2live.training.export import NETWORKS, export
 from sdv2live.training.loop import Budget
+from sdv2live.training.pools import LARGE, SMALL, make_pools
 from sdv2live.training.reading import words_table
 from sdv2live.training.report import report, too_cheap
 from sdv2live.training.setup import Setup
@@ -63,6 +63,13 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--rate", type=float, default=1.0, help="times the learning rates of stages b, c and d (default: 1)"
     )
+    run.add_argument("--batch", type=int, default=1, help="times the clips of a step; a GPU wants 16 and more")
+    run.add_argument(
+        "--fresh",
+        action="store_true",
+        help="make clips and looks on the device while training, none twice, instead of taking those of `data`; "
+        "what a GPU is for",
+    )
     length = run.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="minutes for each stage (default: a 2-core schedule)")
     length.add_argument("--steps", type=int, help="steps for each stage")
@@ -72,6 +79,9 @@ def parser() -> argparse.ArgumentParser:
     evaluation.add_argument("--out", type=Path, help="folder for figures and contact sheets (default: a new one)")
     evaluation.add_argument(
         "--drift-chunks", type=int, default=DRIFT_CHUNKS, help="chunks of the drift test; 0 leaves it out"
+    )
+    evaluation.add_argument(
+        "--precision", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of the live engine"
     )
     exporting = commands.add_parser("export", help="write the weights for the app")
     exporting.add_argument("--model", type=Path, required=True, help="folder to write to")
@@ -105,19 +115,23 @@ def main(arguments: list[str] | None = None) -> int:
     elif args.command == "run":
         if args.model and (scratch := [stage for stage in args.stages if stage in FROM_NOTHING]):
             top.error(f"stage {scratch[0]} starts from nothing: name b, c or d with --from")
+        if args.model and len(args.stages) > 1:
+            top.error("--from is where one stage starts: run one, export it, and start the next from that")
         for stage in args.stages:
             if args.steps or (stage == "words" and not args.minutes):
                 budget = Budget(steps=args.steps or WORDS_STEPS)
             else:
                 budget = Budget(minutes=args.minutes or MINUTES[stage])
             device = torch.device(args.device)
-            setup = Setup(args.work, device, args.seed, args.workers, args.model, args.rate)
+            setup = Setup(args.work, device, args.seed, args.workers, args.model, args.rate, args.batch, args.fresh)
             STAGES[stage](setup, budget)
     elif args.command == "evaluate":
         keep_freed_memory()
         out = args.out or Path(tempfile.mkdtemp(prefix="sdv2live-evaluation-"))
         looks = args.look or list(load_text_encoder(args.model).looks)
-        found = evaluate(args.model, out, video=args.video, looks=looks, drift_chunks=args.drift_chunks)
+        found = evaluate(
+            args.model, out, video=args.video, looks=looks, drift_chunks=args.drift_chunks, precision=args.precision
+        )
         print(report(found))
         print(words_table(load_text_encoder(args.model)))
         print(f"\nContact sheets and figures: {out}")

@@ -1,7 +1,8 @@
-"""Clips encoded once for training the DiT. Owns: the bank's contents and its file in the work folder."""
+"""Latents for training the DiT. Owns: a bank of clips encoded once, with its file; latents of clips that are new."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,11 @@ import torch
 from torch import Tensor
 
 from sdv2live.engine.model.pocket_codec import PocketCodec
-from sdv2live.training.batches import Batches
-from sdv2live.training.data import PoolSpec
+from sdv2live.training.batches import COLOUR_NAMES, LOOK_NAMES, Batches
+from sdv2live.training.pools import Pool, PoolSpec
+
+FORMAT = 2  # of the bank's file, and of what its tokens mean
+Drawn = tuple[Tensor, Tensor, Tensor, Tensor]  # source, target [B, F, 16, h, w], tokens [B, 8, 128], noise scale [B]
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,8 @@ class LatentBank:
     tokens: Tensor
     noise_scale: Tensor
 
-    def draw(self, rng: np.random.Generator, rows: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """source, target, tokens, noise_scale of random clips and variants."""
+    def draw(self, rng: np.random.Generator, rows: int, device: torch.device) -> Drawn:
+        """Of random clips and variants."""
         clips = torch.from_numpy(rng.integers(len(self.source), size=rows))
         variants = torch.from_numpy(rng.integers(self.target.shape[1], size=rows))
         drawn = (
@@ -42,20 +46,39 @@ class LatentBank:
         return source, target, tokens, noise_scale
 
 
+@dataclass(frozen=True)
+class FreshLatents:
+    """Clips of one size, made and encoded as they are drawn."""
+
+    codec: PocketCodec
+    batches: Batches
+    spec: PoolSpec
+
+    @torch.no_grad()
+    def draw(self, rng: np.random.Generator, rows: int, device: torch.device) -> Drawn:
+        batch = self.batches.styled(rng, rows, self.spec.frames, self.spec.side_px)
+        source, target = (
+            self.codec.normalise(self.codec.raw_latent(each)[0]).float() for each in (batch.source, batch.target)
+        )
+        return source, target, batch.tokens, batch.noise_scale
+
+
 @torch.no_grad()
 def latent_bank(
-    work: Path, codec: PocketCodec, batches: Batches, spec: PoolSpec, *, variants: int, seed: int, device: torch.device
+    work: Path, codec: PocketCodec, batches: Batches, pool: Pool, *, variants: int, seed: int, device: torch.device
 ) -> LatentBank:
     """The bank of a pool, made once and kept in the work folder."""
+    spec = pool.spec
     path = work / f"bank-{spec.name}.pt"
-    if path.exists():
-        return LatentBank(**torch.load(path, weights_only=True))
+    made_of = _digest(codec, batches, spec, variants, seed)
+    if path.exists() and (kept := torch.load(path, weights_only=True)).pop("made_of", "") == made_of:
+        return LatentBank(**kept)
     bank: dict[str, list[Tensor]] = {"source": [], "target": [], "tokens": [], "noise_scale": []}
-    for clip in batches.pools[spec.name].ready.tolist():
+    for clip in pool.ready.tolist():
         rng = np.random.default_rng((seed, 2, spec.side_px, clip))
         rows: dict[str, list[Tensor]] = {name: [] for name in bank}
         for _ in range(variants):
-            batch = batches.variant(rng, spec.name, clip)
+            batch = batches.variant(rng, pool, clip)
             if not rows["source"]:
                 rows["source"].append(codec.normalise(codec.raw_latent(batch.source)[0])[0].half().cpu())
             rows["target"].append(codec.normalise(codec.raw_latent(batch.target)[0])[0].half().cpu())
@@ -66,6 +89,16 @@ def latent_bank(
     whole = {name: torch.stack(tensors) for name, tensors in bank.items()}
     whole["source"] = whole["source"][:, 0]
     part = path.with_suffix(".part")
-    torch.save(whole, part)
+    torch.save({**whole, "made_of": made_of}, part)
     os.replace(part, path)
     return LatentBank(**whole)
+
+
+def _digest(codec: PocketCodec, batches: Batches, spec: PoolSpec, variants: int, seed: int) -> str:
+    """Of all that a bank follows from but its clips: one of other weights or words must not be trained on."""
+    assert batches.text is not None
+    digest = hashlib.sha256(repr((FORMAT, spec, variants, seed, LOOK_NAMES, COLOUR_NAMES)).encode())
+    weights = [value for name, value in codec.state_dict().items() if name.startswith(("enc_", "latent_"))]
+    for value in [*weights, *batches.text.state_dict().values()]:
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

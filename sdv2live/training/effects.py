@@ -318,8 +318,3 @@ COLOURS: dict[str, Effect] = {
     "cold": _gain(0.74, 0.98, 1.25),
     "pastel": pastel,
 }
-
-
-def strength_of_noise(noise_scale: Tensor) -> Tensor:
-    """How much of the look a noise scale (0 to 1) asks for: none at 0, all from 0.5 on."""
-    return (noise_scale / 0.5).clamp(0, 1)

@@ -22,19 +22,22 @@ from torch import Tensor
 
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.model.pocket_codec import PocketCodec
-from sdv2live.engine.model.pocket_text import PocketTextEncoder
+from sdv2live.engine.model.pocket_text import PocketTextEncoder, strength_of_noise
 from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
 from sdv2live.engine.pocket import build_pocket
 from sdv2live.frames import Pixels
 from sdv2live.training import quality, vocabulary
-from sdv2live.training.data import package_file, read_picture
-from sdv2live.training.effects import COLOURS, LOOKS, strength_of_noise
+from sdv2live.training.effects import COLOURS, LOOKS
 from sdv2live.training.quality import Figures
+from sdv2live.training.scenes import package_file, read_picture
 from sdv2live.training.train import channels_last, decode_clip, denoise
 
 SIZES_WH = ((256, 256), (384, 224))
 FRAMES, CHUNK = 12, 4
+VIDEO = "video"
+SHEET_BAND_PX = 20
 Mix = tuple[tuple[str, float], ...]
+Tile = tuple[str, Pixels]  # what it is called, and it
 SIGMA = 0.5
 NOISES, STEPS = (0.2, 0.5, 0.7), (1, 2)
 DRIFT_CHUNKS, DRIFT_SIZE_WH = 500, (128, 128)
@@ -105,7 +108,7 @@ def held_out_clips(video: Path | None, size_wh: tuple[int, int]) -> dict[str, Pi
         for name, scale in pictures.items()
     }
     if video is not None:
-        clips["video"] = video_frames(video, FRAMES, size_wh)
+        clips[VIDEO] = video_frames(video, FRAMES, size_wh)
     return clips
 
 
@@ -131,10 +134,10 @@ def blended(frames: Pixels, target: Pixels, noise: float) -> Pixels:
 def restyle(model: Model, source: Tensor, prompt: str, *, sigma: float = SIGMA) -> tuple[Tensor, Tensor]:
     """One denoising step over a whole clip -> (pictures, the same with the DiT's latent put to nought)."""
     device = source.device
-    tokens = model.text.encode([prompt])
     latent, side = model.codec.encode(source)
     noise = torch.randn(latent[:, :1].shape, generator=torch.Generator().manual_seed(1)).to(device)
     scale = torch.full((1,), sigma, device=device)
+    tokens = model.text.weakened(model.text.encode([prompt]), scale)
     clean = denoise(model.dit, torch.lerp(latent, noise.expand_as(latent), sigma), scale, tokens)
     style = model.codec.style(tokens, scale)
     return decode_clip(model.codec, clean, side, style), decode_clip(model.codec, torch.zeros_like(clean), side, style)
@@ -146,15 +149,18 @@ def asking(look: str) -> Mix:
 
 
 class Player:
-    """The live engine over clips of one size, each from a fresh start."""
+    """The live engine over clips of one size, each from a fresh start. precision: as `--precision` has it."""
 
-    def __init__(self, folder: Path, size_wh: tuple[int, int]) -> None:
-        self._engine = build_pocket(EngineSpec("pocket", size_wh), folder)
+    def __init__(self, folder: Path, size_wh: tuple[int, int], precision: str = "auto") -> None:
+        self._engine = build_pocket(EngineSpec("pocket", size_wh, precision=precision), folder)
         self._chunks = 0
+        self._steps = tuple(json.loads((folder / "config.json").read_text("utf-8"))["runtime"]["steps"])
 
     def play(self, frames: Pixels, mix: Mix, *, noise: float = SIGMA, steps: int = 1, seed: int = 1) -> Pixels:
         """What a live run shows of the frames, a multiple of 4 of them."""
-        settings = ChunkSettings(mix=mix, steps_count=steps, noise_max=noise, noise_min=noise, seed=seed)
+        settings = ChunkSettings(
+            mix=mix, steps=self._steps, steps_count=steps, noise_max=noise, noise_min=noise, seed=seed
+        )
         return np.concatenate(list(self.stream(np.split(frames, len(frames) // CHUNK), settings)))
 
     def stream(self, chunks: Iterable[Pixels], settings: ChunkSettings) -> Iterator[Pixels]:
@@ -202,7 +208,9 @@ class Evaluation:
     knobs: list[Knobs] = field(default_factory=list)
 
 
-def evaluate(folder: Path, out: Path, *, video: Path | None, looks: list[str], drift_chunks: int) -> Evaluation:
+def evaluate(
+    folder: Path, out: Path, *, video: Path | None, looks: list[str], drift_chunks: int, precision: str = "auto"
+) -> Evaluation:
     """All looks on all held-out clips and sizes; writes evaluation.json and contact sheets into `out`.
 
     drift_chunks: 0 leaves drift out.
@@ -211,10 +219,10 @@ def evaluate(folder: Path, out: Path, *, video: Path | None, looks: list[str], d
     out.mkdir(parents=True, exist_ok=True)
     found = Evaluation()
     for size_wh in SIZES_WH:
-        player = Player(folder, size_wh)
+        player = Player(folder, size_wh, precision)
         for clip, frames in held_out_clips(video, size_wh).items():
             motions = quality.motions(frames[CHUNK:])
-            tiles = []
+            tiles: list[Tile] = []
             for look in looks:
                 print(f"evaluate: {size_wh[0]}x{size_wh[1]}, {clip}, {look}", file=sys.stderr, flush=True)
                 figures, full = {}, drawn(frames, look)
@@ -224,14 +232,14 @@ def evaluate(folder: Path, out: Path, *, video: Path | None, looks: list[str], d
                         ours = player.play(frames, asking(look), noise=noise, steps=steps)[CHUNK:]
                         figures[f"{noise} / {steps}"] = quality.figures_of(ours, target, frames[CHUNK:], motions)
                         if (noise, steps) == (SIGMA, 1):
-                            tiles.append(np.hstack([frames[-4], target[-4], ours[-4]]))
+                            tiles.append((look, np.hstack([frames[-4], target[-4], ours[-4]])))
                 found.rows.append(Row(clip, size_wh, look, figures, zero_cost_db(model, frames, full, look)))
-            write_sheet(out / f"looks-{clip}-{size_wh[0]}x{size_wh[1]}.png", tiles)
-    player = Player(folder, SIZES_WH[0])
+            write_sheet(out / f"looks-{clip}-{size_wh[0]}x{size_wh[1]}.jpg", tiles)
+    player = Player(folder, SIZES_WH[0], precision)
     clips = held_out_clips(video, SIZES_WH[0])
     for clip, frames in clips.items():
-        write_sheet(out / f"colours-{clip}.png", list(colour_tiles(player, frames)))
-    small = Player(folder, DRIFT_SIZE_WH)
+        write_sheet(out / f"colours-{clip}.jpg", list(colour_tiles(player, frames)))
+    small = Player(folder, DRIFT_SIZE_WH, precision)
     loop = held_out_clips(video, DRIFT_SIZE_WH)[list(clips)[-1]]
     for look in looks:
         print(f"evaluate: knobs, {look}", file=sys.stderr, flush=True)
@@ -293,17 +301,22 @@ def drift(player: Player, frames: Pixels, look: str, chunks: int) -> float:
     return float(np.mean(found[-tenth:]) - np.mean(found[len(pieces) : len(pieces) + tenth]))
 
 
-def colour_tiles(player: Player, frames: Pixels) -> Iterator[Pixels]:
+def colour_tiles(player: Player, frames: Pixels) -> Iterator[Tile]:
     """Source, target and ours of an oil painting in each colour."""
     for colour in COLOURS:
         prompt = PROMPTS["oil"] if colour == "none" else f"{vocabulary.COLOUR_WORDS[colour][0]} {PROMPTS['oil']}"
         target = drawn(frames[-4:-3], "oil", colour)[0]
-        yield np.hstack([frames[-4], target, player.play(frames, ((prompt, 1.0),))[-4]])
+        yield colour, np.hstack([frames[-4], target, player.play(frames, ((prompt, 1.0),))[-4]])
 
 
-def write_sheet(path: Path, tiles: list[Pixels]) -> None:
-    """Source | target | ours, two columns of them."""
-    half = (len(tiles) + 1) // 2
-    padded = [*tiles, np.zeros_like(tiles[0])] if len(tiles) % 2 else tiles
+def write_sheet(path: Path, tiles: list[Tile]) -> None:
+    """Source | target | ours, named, two columns of them."""
+    named = []
+    for name, pixels in tiles:
+        band = np.zeros((SHEET_BAND_PX, pixels.shape[1], 3), np.uint8)
+        cv2.putText(band, name, (6, SHEET_BAND_PX - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+        named.append(np.vstack([band, pixels]))
+    half = (len(named) + 1) // 2
+    padded = [*named, np.zeros_like(named[0])] if len(named) % 2 else named
     sheet = np.hstack([np.vstack(padded[:half]), np.vstack(padded[half:])])
-    cv2.imwrite(str(path), np.ascontiguousarray(sheet[..., ::-1]))
+    cv2.imwrite(str(path), np.ascontiguousarray(sheet[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 88])

@@ -21,7 +21,7 @@ RUNTIME = {
     "height": 256,
     "chunk_frames": 4,
     "first_chunk_frames": 4,
-    "steps": [600, 300],
+    "steps": [600, 100],
     "steps_count": 1,
     "noise_max": 0.6,
     "noise_min": 0.5,

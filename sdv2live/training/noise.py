@@ -21,6 +21,12 @@ def draw_noise(rng: np.random.Generator, latents: Tensor, *, fixed_share: float)
     return nearest(noise, latents) if IS_IMMISCIBLE else noise
 
 
+def later_scale(rng: np.random.Generator, noise_scale: Tensor) -> Tensor:
+    """Of the noise before a second denoising step, [B], after a first one at noise_scale [B]. Little, since the second
+    step sees of the source what the first one made of it, and what noise hides of that is lost."""
+    return torch.clamp(noise_scale - 0.05, min=0.02, max=float(rng.uniform(0.05, 0.25)))
+
+
 def nearest(noise: Tensor, latents: Tensor) -> Tensor:
     """The rows of noise dealt out anew, so that the distances to the latents sum to the least."""
     # By name: it comes with scikit-image, where the training pictures are from, and type checkers need not have it.

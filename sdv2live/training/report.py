@@ -15,12 +15,13 @@ from sdv2live.training.evaluate import (
     NOISES,
     SIGMA,
     STEPS,
+    VIDEO,
     Evaluation,
     Knobs,
     Row,
 )
 from sdv2live.training.losses import LEAST_COST_DB
-from sdv2live.training.quality import missed
+from sdv2live.training.quality import SMALLEST_WARP, Figures, missed
 
 MOST_FLICKER, MOST_DRIFT_DB, LARGEST_STEP = 0.5, 0.5, 0.3
 WORSE_DB = 0.2  # less is noise
@@ -34,6 +35,8 @@ def report(found: Evaluation) -> str:
         size = f"{size_wh[0]}x{size_wh[1]}"
         parts += [f"{size}, noise {SIGMA}, one step. In brackets: the source in place of our picture.", _looks(rows)]
         parts += [f"{size}, PSNR in dB, mean of the clips, by noise and steps.", _steps(rows)]
+        measures = "SSIM, edge distance, palette distance, sharpness in %, warp error over the target's"
+        parts += [f"{size}, mean of the clips, by noise and steps: {measures}.", _others(rows)]
     parts += ["Knobs, on a still picture, in grey levels of 255 unless said.", _knobs(found.knobs)]
     cheap = too_cheap(found.rows)
     guard = (
@@ -56,7 +59,7 @@ def _looks(rows: Sequence[Row]) -> str:
             f"| {row.clip} | {row.look} | {f.psnr:.1f} ({f.nothing_psnr:.1f}) | {f.ssim:.2f} "
             f"| {f.edges:.2f} ({f.nothing_edges:.2f}) | {f.palette:.1f} ({f.nothing_palette:.1f}) "
             f"| {100 * f.sharpness:.0f} | {255 * math.sqrt(f.warp):.1f} ({255 * math.sqrt(f.target_warp):.1f}) "
-            f"| {row.zero_cost_db:.1f} | {', '.join(missed(f, row.look)) or '-'} |"
+            f"| {row.zero_cost_db:.1f} | {', '.join(missed(f, row.look, is_video=row.clip == VIDEO)) or '-'} |"
         )
     head = (
         "clip", "look", "PSNR in dB", "SSIM", "edge distance", "palette distance", "sharpness in % of the target's",
@@ -74,6 +77,23 @@ def _steps(rows: Sequence[Row]) -> str:
         note = "yes" if max(worse) <= WORSE_DB else f"{max(worse):.1f} dB worse"
         lines.append(f"| {look} | {' | '.join(f'{mean:.1f}' for mean in means)} | {note} |")
     return _table(("look", *keys, "second step no worse"), lines)
+
+
+def _others(rows: Sequence[Row]) -> str:
+    keys = [f"{noise} / {steps}" for noise in NOISES for steps in STEPS]
+    lines = []
+    for look in dict.fromkeys(row.look for row in rows):
+        cells = []
+        for key in keys:
+            means = np.mean([_measures(row.figures[key]) for row in rows if row.look == look], axis=0)
+            cells.append("{:.2f}, {:.2f}, {:.1f}, {:.0f}, {:.1f}".format(*means))
+        lines.append(f"| {look} | {' | '.join(cells)} |")
+    return _table(("look", *keys), lines)
+
+
+def _measures(f: Figures) -> tuple[float, ...]:
+    warp = math.sqrt(f.warp / max(f.target_warp, SMALLEST_WARP))
+    return f.ssim, f.edges, f.palette, 100 * f.sharpness, warp
 
 
 def _knobs(knobs: Iterable[Knobs]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,8 @@ class Setup:
     """Where and how all stages run. workers: threads with a batch each, in the stages that are long on a CPU (c, d).
 
     model: the folder of an exported model whose weights a stage starts from, instead of those of the stages before.
-    rate: times a stage's learning rates; a short stretch from good weights wants less than 1.
+    rate: times a stage's learning rates; a short stretch from good weights wants less than 1. batch: times the rows of
+    a batch; a GPU wants many. fresh: clips and their looks are made on the device as they are needed, none twice.
     """
 
     work: Path
@@ -27,6 +29,8 @@ class Setup:
     workers: int = 1
     model: Path | None = None
     rate: float = 1.0
+    batch: int = 1
+    fresh: bool = False
 
     @property
     def start(self) -> str:
@@ -37,6 +41,10 @@ class Setup:
         for name in ("codec", "dit", "text"):
             digest.update((self.model / f"{name}.safetensors").read_bytes())
         return digest.hexdigest()
+
+    def forward(self) -> AbstractContextManager[object]:
+        """Around what is differentiated: a GPU multiplies in bfloat16."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
 
     def weights(self, name: str, stage: str) -> dict[str, Tensor]:
         """Of the network `name`, from the model or as `stage` left them."""

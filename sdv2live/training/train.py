@@ -8,6 +8,7 @@ Each stage starts from the averaged weights of the ones before.
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,10 @@ from torch import Tensor, nn
 from sdv2live.engine.host_memory import keep_freed_memory
 from sdv2live.engine.model.attention import BlockCausalAttention
 from sdv2live.engine.model.pocket_codec import FRAMES, LATENT_CHANNELS, PocketCodec, Side, depth_to_space
+from sdv2live.engine.model.pocket_text import FULL_NOISE
 from sdv2live.engine.model.wan_transformer import POCKET, WanTransformer
-from sdv2live.training.bank import LatentBank, latent_bank
-from sdv2live.training.batches import SIGMA_FULL, Batches
-from sdv2live.training.data import LARGE, SMALL
+from sdv2live.training.bank import FreshLatents, LatentBank, latent_bank
+from sdv2live.training.batches import Batch, Batches, Clips, FreshClips, PoolClips
 from sdv2live.training.effects import STROKE_LOOKS
 from sdv2live.training.loop import Budget, Loop, Workers
 from sdv2live.training.losses import (
@@ -35,9 +36,11 @@ from sdv2live.training.losses import (
     steadiness_loss,
     texture_loss,
 )
-from sdv2live.training.noise import draw_noise
+from sdv2live.training.noise import draw_noise, later_scale
+from sdv2live.training.pools import LARGE, SMALL, PoolSpec
+from sdv2live.training.scenes import scene_bank
 from sdv2live.training.setup import Setup
-from sdv2live.training.train_words import load_text, prompt_tokens, stage_words
+from sdv2live.training.train_words import load_text, stage_words
 
 
 class PlainDecoder(nn.Module):
@@ -75,6 +78,14 @@ def channels_last(network: nn.Module) -> None:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
+def clips_of(setup: Setup) -> Clips:
+    """Where this run's clips come from."""
+    if not setup.fresh:
+        return PoolClips(setup.work / "pools")
+    processes = min(os.cpu_count() or 1, 16)
+    return FreshClips(scene_bank(setup.work, seed=setup.seed, processes=processes).to(setup.device))
+
+
 def stage_a(setup: Setup, budget: Budget) -> None:
     """Plain autoencoder, then the latents' mean and deviation into the codec's buffers."""
     keep_freed_memory()
@@ -82,7 +93,7 @@ def stage_a(setup: Setup, budget: Budget) -> None:
     codec, plain = PocketCodec(), PlainDecoder()
     for network in (codec, plain):
         channels_last(network.to(setup.device))
-    batches = Batches(setup.work / "pools", None, setup.device)
+    batches = Batches(clips_of(setup), None, setup.device)
     loop = Loop(
         "a",
         setup.work,
@@ -92,12 +103,11 @@ def stage_a(setup: Setup, budget: Budget) -> None:
         seed=setup.seed,
     )
     for rng in loop.steps():
-        if loop.step % 100 == 0:
-            for pool in batches.pools.values():
-                pool.refresh()
-        frames = batches.plain(rng, 4, 4, 96)
-        latent, _ = codec.raw_latent(frames)
-        ours = plain(latent + 0.1 * torch.randn_like(latent))
+        frames = batches.plain(rng, 4 * setup.batch, 4, 96)
+        with setup.forward():
+            latent, _ = codec.raw_latent(frames)
+            ours = plain(latent + 0.1 * torch.randn_like(latent)).float()
+        latent = latent.float()
         error = (ours - frames).abs().mean() + 2 * (chroma(ours) - chroma(frames)).abs().mean()
         # Each channel's mean square between 0.15 and 0.7: neither silent nor shouting over the noise.
         power = latent.square().mean((0, 1, 3, 4))
@@ -133,17 +143,22 @@ def decode_clip(codec: PocketCodec, latent: Tensor, side: Side, style: Tensor, k
     return codec.decode(latent, side, style, memory, keep)
 
 
+def style_of(codec: PocketCodec, batch: Batch) -> Tensor:
+    """One style for the rows that are alike, [B / alike, 64]."""
+    style: Tensor = codec.style(batch.tokens[:: batch.alike], batch.noise_scale[:: batch.alike])
+    return style
+
+
 def stage_b(setup: Setup, budget: Budget) -> None:
     """The styled decoder on latents of the finished targets, with the source ports closed now and then."""
     keep_freed_memory()
     torch.manual_seed(setup.seed)
     codec = load_codec(setup, "a")
-    text = load_text(setup)
-    batches = Batches(setup.work / "pools", prompt_tokens(text, seed=setup.seed), setup.device)
+    batches = Batches(clips_of(setup), load_text(setup), setup.device, setup.seed)
     parameters = {1.5e-3 * setup.rate: codec.decoder_parameters()}
     loop = Loop("b", setup.work, {"codec": codec}, parameters, budget=budget, seed=setup.seed, start=setup.start)
     for rng in loop.steps():
-        batch = batches.styled(rng, 4, 4 if rng.random() < 0.7 else 8, 96)
+        batch = batches.styled(rng, 4 * setup.batch, 4 if rng.random() < 0.7 else 8, 96)
         with torch.no_grad():
             _, side = codec.encode(batch.source)
             latent = codec.normalise(codec.raw_latent(batch.target)[0])
@@ -151,16 +166,16 @@ def stage_b(setup: Setup, budget: Budget) -> None:
             amount = torch.rand(latent.shape[0], 1, 1, 1, 1, device=setup.device) * 0.4
             amount = amount * (torch.rand_like(amount) < 0.2)
             latent = torch.lerp(latent, torch.randn_like(latent), amount)
-            keep = (torch.rand(latent.shape[0], device=setup.device) > 0.25).float()
-        style = codec.style(batch.tokens, batch.noise_scale)
-        ours = decode_clip(codec, latent, side, style, keep)
+            keep = (torch.rand(latent.shape[0] // batch.alike, device=setup.device) > 0.25).float()
+        with setup.forward():
+            ours = decode_clip(codec, latent, side, style_of(codec, batch), keep).float()
         check_output(ours, loop.step)
         loop.update(drawing_loss(ours, batch.target), psnr=psnr(ours, batch.target))
 
 
 def drawing_loss(ours: Tensor, target: Tensor) -> Tensor:
     """What the decoder minimises."""
-    return picture_loss(ours, target) + 0.3 * texture_loss(ours, target) + 1.5 * steadiness_loss(ours, target)
+    return picture_loss(ours, target) + 0.8 * texture_loss(ours, target) + 3 * steadiness_loss(ours, target)
 
 
 def attention_for(latents: Tensor) -> BlockCausalAttention:
@@ -178,14 +193,22 @@ def denoise(dit: WanTransformer, noisy: Tensor, sigma: Tensor, tokens: Tensor) -
     return noisy - sigma.view(-1, 1, 1, 1, 1) * flow
 
 
+def latents_of(setup: Setup, codec: PocketCodec, batches: Batches, spec: PoolSpec) -> LatentBank | FreshLatents:
+    """Where stage c draws from."""
+    clips = batches.clips
+    if not isinstance(clips, PoolClips):
+        return FreshLatents(codec, batches, spec)
+    pool = clips.pools[spec.name]
+    return latent_bank(setup.work, codec, batches, pool, variants=28, seed=setup.seed, device=setup.device)
+
+
 def stage_c(setup: Setup, budget: Budget) -> None:
     """The DiT in latents: from the noised source to the target, a quarter of the steps a later denoising step."""
     keep_freed_memory()
     torch.manual_seed(setup.seed)
     codec = load_codec(setup, "a").requires_grad_(False)
-    batches = Batches(setup.work / "pools", prompt_tokens(load_text(setup), seed=setup.seed), setup.device)
-    small = latent_bank(setup.work, codec, batches, SMALL, variants=28, seed=setup.seed, device=setup.device)
-    large = latent_bank(setup.work, codec, batches, LARGE, variants=28, seed=setup.seed, device=setup.device)
+    batches = Batches(clips_of(setup), load_text(setup), setup.device, setup.seed)
+    small, large = (latents_of(setup, codec, batches, spec) for spec in (SMALL, LARGE))
     dit = WanTransformer(POCKET).to(setup.device)
     if setup.model is not None:
         dit.load_state_dict(setup.weights("dit", "c"))
@@ -203,33 +226,34 @@ def stage_c(setup: Setup, budget: Budget) -> None:
     with Workers(modules, setup.workers) as team:
         for rng in loop.steps():
             generators = rng.spawn(setup.workers)
-            bank, rows = (large, 2) if loop.step % 5 == 4 else (small, 6)
+            bank, rows = (large, 2 * setup.batch) if loop.step % 5 == 4 else (small, 6 * setup.batch)
 
             def loss_of(
                 nets: dict[str, Any],
                 worker: int,
-                bank: LatentBank = bank,
+                bank: LatentBank | FreshLatents = bank,
                 rows: int = rows,
                 generators: list[np.random.Generator] = generators,
             ) -> tuple[Tensor, dict[str, float]]:
-                return _latent_loss(nets["dit"], bank, rows, generators[worker], setup.device)
+                return _latent_loss(nets["dit"], bank, rows, generators[worker], setup)
 
             loop.apply(**team.gradients(loss_of))
 
 
 def _latent_loss(
-    dit: WanTransformer, bank: LatentBank, rows: int, rng: np.random.Generator, device: torch.device
+    dit: WanTransformer, bank: LatentBank | FreshLatents, rows: int, rng: np.random.Generator, setup: Setup
 ) -> tuple[Tensor, dict[str, float]]:
     """Distance of the DiT's clean latents from the target's."""
-    source, target, tokens, sigma = bank.draw(rng, rows, device)
+    source, target, tokens, sigma = bank.draw(rng, rows, setup.device)
     noise = draw_noise(rng, source, fixed_share=0.5)
     noisy = torch.lerp(source, noise, sigma.view(-1, 1, 1, 1, 1))
     if rng.random() < 0.25:
-        later = sigma * float(rng.uniform(0.3, 0.9))
-        with torch.no_grad():
+        later = later_scale(rng, sigma)
+        with torch.no_grad(), setup.forward():
             start = target if rng.random() < 0.5 else denoise(dit, noisy, sigma, tokens)
         noisy, sigma = torch.lerp(start, noise, later.view(-1, 1, 1, 1, 1)), later
-    error = denoise(dit, noisy, sigma, tokens) - target
+    with setup.forward():
+        error = denoise(dit, noisy, sigma, tokens) - target
     mse = error.square().mean()
     return mse + 0.2 * error.abs().mean(), {"mse": float(mse.detach())}
 
@@ -239,7 +263,7 @@ def stage_d(setup: Setup, budget: Budget) -> None:
     keep_freed_memory()
     torch.manual_seed(setup.seed)
     codec = load_codec(setup, "b")
-    batches = Batches(setup.work / "pools", prompt_tokens(load_text(setup), seed=setup.seed), setup.device)
+    batches = Batches(clips_of(setup), load_text(setup), setup.device, setup.seed)
     dit = WanTransformer(POCKET).to(setup.device)
     dit.load_state_dict(setup.weights("dit", "c"))
     modules: dict[str, nn.Module] = {"codec": codec, "dit": dit}
@@ -252,7 +276,7 @@ def stage_d(setup: Setup, budget: Budget) -> None:
             def loss_of(
                 nets: dict[str, Any], worker: int, generators: list[np.random.Generator] = generators
             ) -> tuple[Tensor, dict[str, float]]:
-                return _joint_loss(nets["codec"], nets["dit"], batches, generators[worker], loop.step)
+                return _joint_loss(nets["codec"], nets["dit"], batches, generators[worker], setup, loop.step)
 
             loop.apply(**team.gradients(loss_of))
     for name, network in modules.items():
@@ -267,10 +291,10 @@ def check_latents_matter(codec: PocketCodec, dit: WanTransformer, batches: Batch
     for look in STROKE_LOOKS:
         errors = np.zeros(2)
         for _ in range(4):
-            batch = batches.styled(rng, 2, 4, 128, pool_name="small", look=look)
+            batch = batches.styled(rng, 2, 4, 128, of_large=False, look=look)
             source, side = codec.encode(batch.source)
-            noisy = torch.lerp(source, draw_noise(rng, source, fixed_share=1), SIGMA_FULL)
-            scale = torch.full((len(source),), SIGMA_FULL, device=source.device)
+            noisy = torch.lerp(source, draw_noise(rng, source, fixed_share=1), FULL_NOISE)
+            scale = torch.full((len(source),), FULL_NOISE, device=source.device)
             latent, style = denoise(dit, noisy, scale, batch.tokens), codec.style(batch.tokens, scale)
             errors += [
                 float((decode_clip(codec, each, side, style) - batch.target).square().mean())
@@ -280,7 +304,7 @@ def check_latents_matter(codec: PocketCodec, dit: WanTransformer, batches: Batch
 
 
 def _joint_loss(
-    codec: PocketCodec, dit: WanTransformer, batches: Batches, rng: np.random.Generator, step: int
+    codec: PocketCodec, dit: WanTransformer, batches: Batches, rng: np.random.Generator, setup: Setup, step: int
 ) -> tuple[Tensor, dict[str, float]]:
     """What the live engine does to a clip, against the drawn target.
 
@@ -288,26 +312,27 @@ def _joint_loss(
     """
     is_large, is_long = rng.random() < 0.2, rng.random() < 0.4
     frames, side_px = (8, 192) if is_large else (16 if is_long else 8, 128)
-    batch = batches.styled(rng, 2, frames, side_px, pool_name="large" if is_large else "small")
-    device = batch.source.device
+    batch = batches.styled(rng, 2 * setup.batch, frames, side_px, of_large=is_large)
     with torch.no_grad():
         source, side = codec.encode(batch.source)
         target = codec.normalise(codec.raw_latent(batch.target)[0])
         noise = draw_noise(rng, source, fixed_share=0.7)  # noise fixed over time is the default while running
         noisy = torch.lerp(source, noise, batch.noise_scale.view(-1, 1, 1, 1, 1))
-        keep = torch.from_numpy((rng.random(len(source)) > 0.05).astype(np.float32)).to(device)
+        keep = torch.from_numpy((rng.random(len(source) // batch.alike) > 0.05).astype(np.float32)).to(setup.device)
     scale = batch.noise_scale
-    if rng.random() < 0.25:  # the second of two steps, as the live engine takes them
-        with torch.no_grad():
-            later = scale * float(rng.uniform(0.3, 0.9))
+    if rng.random() < 0.3:  # the second of two steps, as the live engine takes them
+        with torch.no_grad(), setup.forward():
+            later = later_scale(rng, scale)
             first_step = denoise(dit, noisy, scale, batch.tokens)
             noisy, scale = torch.lerp(first_step, noise, later.view(-1, 1, 1, 1, 1)), later
-    latent = denoise(dit, noisy, scale, batch.tokens)
+    with setup.forward():
+        latent = denoise(dit, noisy, scale, batch.tokens)
     mse = (latent - target).square().mean()
     first = int(rng.integers(latent.shape[1] - 1))
     part, wanted = slice(first, first + 2), batch.target[:, FRAMES * first : FRAMES * (first + 2)]
-    style = codec.style(batch.tokens, batch.noise_scale)
-    ours = decode_clip(codec, latent[:, part], side_of(side, len(source), part), style, keep)
+    with setup.forward():
+        drawn = decode_clip(codec, latent[:, part], side_of(side, len(source), part), style_of(codec, batch), keep)
+    ours = drawn.float()
     check_output(ours, step)
     return drawing_loss(ours, wanted) + 0.5 * mse, {"psnr": psnr(ours, wanted), "mse": float(mse.detach())}
 

@@ -11,7 +11,7 @@ import torch
 from sdv2live.engine.base import Chunk, ChunkSettings
 from sdv2live.engine.window import Window
 from sdv2live.errors import ChunkError
-from tests.engine.toy import SIZE_WH, run_toy, toy_engine, toy_frames
+from tests.engine.toy import SIZE_WH, run_toy, toy_engine, toy_frames, toy_prompt
 
 BASE = ChunkSettings(
     mix=(("one", 1.0),), steps=(800, 600, 400, 200), steps_count=2, noise_max=0.8, noise_min=0.6, noise_mode="fresh"
@@ -85,6 +85,17 @@ def test_throughput_equals_latency(script: str, window: Window, exact_latents: d
     first, second = (exact_latents[id(engine.pipe.first.codec)] for engine in (latency, throughput))
     for ours, theirs in zip(first, second, strict=True):
         assert (ours - theirs).abs().max() <= 1e-5 * ours.abs().max()
+
+
+@pytest.mark.parametrize("schedule", ["latency", "throughput"])
+def test_a_chunk_reads_its_prompt_as_its_noise_asks_for_it(schedule: str) -> None:
+    """Engines that weaken prompts by themselves, beside engines that are given weak ones from the start."""
+    settings = [replace(s, schedule=schedule, noise_max=0.4, noise_min=0.4) for s in SCRIPTS["prompt cut"]]
+    weakening = toy_engine(at_noise=lambda embedding, noise: embedding * 2 * noise)
+    weak = toy_engine(prompt=lambda text: toy_prompt(text) * 0.8)
+    ours = run_toy(weakening, settings)
+    assert difference(ours, run_toy(weak, settings)) == 0
+    assert difference(ours, run_toy(toy_engine(), settings)) > 1
 
 
 def test_schedule_may_change_while_it_runs() -> None:

@@ -84,6 +84,8 @@ def toy_engine(
     codec: SumCodec | None = None,
     loras_of: Callable[[WanTransformer], Loras | None] = lambda _: None,
     steps_count: int = 2,
+    prompt: Callable[[str], Tensor] = toy_prompt,
+    at_noise: Callable[[Tensor, float], Tensor] = lambda embedding, _: embedding,
 ) -> StreamEngine:
     traits = EngineTraits("toy", SIZE_WH, first_chunk_frames=4, chunk_frames=4, defaults={})
     window = window or Window(capacity=4, sinks=1)
@@ -99,7 +101,8 @@ def toy_engine(
             compiles=compiles,
             loras=loras_of(dit),
         ),
-        prompts=PromptMixer(Direct(toy_prompt)),
+        prompts=PromptMixer(Direct(prompt)),
+        at_noise=at_noise,
         window=window,
         first_epoch=first_epoch,
         steps_count=steps_count,

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from sdv2live.paths import assets_dir
 from sdv2live.training import batches
 from sdv2live.training.__main__ import main, parser
-from sdv2live.training.data import PoolSpec, make_pools
 from sdv2live.training.effects import LOOKS
 from sdv2live.training.loop import averaged
+from sdv2live.training.pools import PoolSpec, make_pools
 from sdv2live.training.train import STAGES
 
 
@@ -39,6 +39,12 @@ def test_what_starts_from_nothing_takes_no_model(
     with pytest.raises(SystemExit):
         main(["run", stage, "--from", str(assets_dir() / "pocket"), "--work", str(tmp_path)])
     assert f"stage {stage} starts from nothing" in capsys.readouterr().err
+
+
+def test_one_stage_at_a_time_goes_on_from_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", "c", "d", "--from", str(assets_dir() / "pocket"), "--work", str(tmp_path)])
+    assert "run one, export it, and start the next from that" in capsys.readouterr().err
 
 
 def _small_pool(folder: Path, spec: PoolSpec) -> None:

@@ -12,7 +12,6 @@ from sdv2live.training.effects import (
     luma,
     pixel,
     soft_posterise,
-    strength_of_noise,
 )
 
 
@@ -102,9 +101,3 @@ def test_glass_has_dark_lead_between_its_panes() -> None:
     drawn = LOOKS["glass"](x)[0]
     assert float(drawn[:, 32, 31:33].max()) < 0.25
     assert float(drawn[0, 32, 12]) > 0.6 and float(drawn[2, 32, 52]) > 0.6
-
-
-def test_strength_is_full_from_half_noise_on() -> None:
-    torch.testing.assert_close(
-        strength_of_noise(torch.tensor([0.0, 0.25, 0.5, 0.8])), torch.tensor([0.0, 0.5, 1.0, 1.0])
-    )

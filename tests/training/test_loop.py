@@ -1,6 +1,5 @@
 """A stage that is cut off goes on as if it had not been; the guards stop what must not go on."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 import torch
 
 from sdv2live.engine.model.pocket_codec import PocketCodec
-from sdv2live.training.data import make_clip
 from sdv2live.training.loop import Budget, Loop, Workers, averaged
 from sdv2live.training.losses import (
     GuardError,
@@ -123,16 +121,6 @@ def test_noise_stands_still_in_as_many_rows_as_asked() -> None:
         for share in (0, 0.5, 1)
     ]
     assert still[0] == 0 and 10 < still[1] < 30 and still[2] == 40
-
-
-def test_clips_repeat() -> None:
-    for package in ("skimage", "sklearn", "matplotlib"):
-        if find_spec(package) is None:
-            pytest.skip(f"the training photos come with {package}")
-    one, two = make_clip(1, 7, 4, 64), make_clip(1, 7, 4, 64)
-    assert one.shape == (4, 64, 64, 3)
-    assert np.array_equal(one, two)
-    assert not np.array_equal(one, make_clip(1, 8, 4, 64))
 
 
 def test_workers_give_the_mean_gradient() -> None:

@@ -90,6 +90,7 @@ def test_aims(change: dict[str, float], short: list[str]) -> None:
 
 def test_identity_has_an_aim_of_its_own() -> None:
     assert missed(replace(GOOD, psnr=29, nothing_psnr=99), "identity") == ["PSNR"]
+    assert missed(replace(GOOD, psnr=29, nothing_psnr=99), "identity", is_video=True) == []
 
 
 def test_latents_that_cost_nothing_are_named() -> None:

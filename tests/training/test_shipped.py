@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from sdv2live.engine.model.pocket_text import FIRST_LOOKS
-from sdv2live.training import unseen
+from sdv2live.training import quality, unseen
 from sdv2live.training.effects import LOOKS, gauss
-from sdv2live.training.evaluate import Model, load_model, restyle
+from sdv2live.training.evaluate import Model, Player, asking, load_model, restyle
 from sdv2live.training.losses import psnr
 from sdv2live.training.reading import figures_of, largest
 from sdv2live.training.train import decode_clip, denoise
@@ -56,6 +56,16 @@ def test_the_latent_matters(model: Model) -> None:
     for look in ("oil painting", "cartoon"):
         ours, zero = restyle(model, source, look)
         assert float((ours - zero).abs().mean()) > 0.02
+
+
+@pytest.mark.parametrize("look", ["oil", "ink", "pixel"])
+def test_sixteen_bits_draw_what_thirty_two_draw(look: str) -> None:
+    """The format of GPUs and of newer processors, for weights that were trained in the other one."""
+    frames = ((_clip()[0] + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    full, half = (
+        Player(ASSETS, (128, 128), precision).play(frames, asking(look)) for precision in ("float32", "bfloat16")
+    )
+    assert 40 < quality.psnr(half, full) < quality.BEST_PSNR_DB
 
 
 def test_sentences_are_read_right(model: Model) -> None:

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from sdv2live.engine.model.pocket_text import STRENGTHS, PocketTextEncoder, WordList, hashed_rows, split_words
+from sdv2live.engine.model.pocket_text import (
+    STRENGTHS,
+    PocketTextEncoder,
+    WordList,
+    hashed_rows,
+    split_words,
+    strength_of_noise,
+)
 from sdv2live.training import words
 from sdv2live.training.train_words import new_text_encoder
 
@@ -87,3 +94,18 @@ def test_drawn_prompts_are_readable_and_repeatable() -> None:
         assert one.text == two.text
         assert abs(one.looks.sum() - 1) < 1e-9
         assert abs(one.colours.sum() - 1) < 1e-9
+
+
+def test_strength_is_full_from_half_noise_on() -> None:
+    torch.testing.assert_close(
+        strength_of_noise(torch.tensor([0.0, 0.25, 0.5, 0.8])), torch.tensor([0.0, 0.5, 1.0, 1.0])
+    )
+
+
+def test_little_noise_weakens_tokens_towards_those_of_an_empty_prompt() -> None:
+    text = _encoder()
+    looks, colours = torch.eye(len(text.looks)), torch.eye(len(text.colours))
+    empty, oil = text.tokens_of(looks[:1], colours[:1]), text.tokens_of(looks[1:2], colours[2:3])
+    half = text.tokens_of((looks[:1] + looks[1:2]) / 2, (colours[:1] + colours[2:3]) / 2)
+    weakened = text.weakened(oil.expand(4, -1, -1), torch.tensor([0.0, 0.25, 0.5, 0.9]))
+    torch.testing.assert_close(weakened, torch.cat([empty, half, oil, oil]))

@@ -20,11 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdv2live.engine.model.pocket_text import strength_of_noise
+
 FRAMES = 4
 LATENT_CHANNELS = 16
 STYLE_DIM = 64
 ENC4, ENC8 = 32, 64
-DEC8, DEC4, DEC2 = 96, 48, 16
+DEC8, DEC4, DEC2, HIDDEN2 = 96, 48, 16, 32
 MEM_BLOCKS = 3
 STATISTICS = 16
 BANK = 12
@@ -96,7 +98,7 @@ def _silu(x: Tensor) -> Tensor:
 
 
 class Film(nn.Module):
-    """Scale and shift of each channel from the style, the same for all frames of a row."""
+    """Scale and shift of each channel from the style."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -105,13 +107,16 @@ class Film(nn.Module):
         nn.init.zeros_(self.affine.bias)
 
     def forward(self, style: Tensor) -> tuple[Tensor, Tensor]:
-        """style [B, STYLE_DIM] -> scale, shift [B, C]."""
+        """style [S, STYLE_DIM] -> scale, shift [S, C]."""
         scale, shift = self.affine(style).chunk(2, 1)
         return scale, shift
 
 
 class Look(NamedTuple):
-    """What the decoder's layers need of the style: style [B, STYLE_DIM] and its shares of the banks [B, BANK]."""
+    """What the decoder's layers need of styles: style [S, STYLE_DIM] and its shares of the banks [S, BANK].
+
+    The B rows of a batch are in S groups of B / S that follow each other, each drawn in one style.
+    """
 
     style: Tensor
     shares: Tensor
@@ -121,9 +126,9 @@ class Look(NamedTuple):
 
 
 def _styled(conv: nn.Conv2d, x: Tensor, look: Look, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-    """conv(x) * scale + shift, [N, C, ., .], with scale and shift [B, C] of each of the B rows of N.
+    """conv(x) * scale + shift, [N, C, ., .], with scale and shift [S, C] of each of the S styles in N.
 
-    All that the style asks for goes into the kernel: no pass over the picture of its own. A live stream is one row.
+    All that a style asks for goes into the kernel: no pass over the picture of its own. A live stream has one.
     """
     if len(look.style) > 1:
         parts = [part.split(1) if part is not None else [None] * len(look.style) for part in (scale, shift)]
@@ -152,10 +157,10 @@ class Res(nn.Module):
 class StyledRes(nn.Module):
     """x + c2(silu(film(c1(x)))); no activation on the trunk, which would die under a style's scale and shift."""
 
-    def __init__(self, width: int, conv: Callable[..., nn.Conv2d]) -> None:
+    def __init__(self, width: int, hidden: int, conv: Callable[..., nn.Conv2d]) -> None:
         super().__init__()
-        self.c1, self.c2 = conv(width, width, gain=1.4), conv(width, width, gain=0.5)
-        self.film = Film(width)
+        self.c1, self.c2 = conv(width, hidden, gain=1.4), conv(hidden, width, gain=0.5)
+        self.film = Film(hidden)
 
     def forward(self, x: Tensor, look: Look) -> Tensor:
         scale, shift = self.film(look.style)
@@ -173,7 +178,7 @@ class Port(nn.Module):
         nn.init.zeros_(self.affine.bias)
 
     def forward(self, trunk: Tensor, source: Tensor, look: Look, keep: Tensor | None) -> Tensor:
-        """trunk + gate * conv(source) + shift. keep [B]: 0 closes the port of a row (training only)."""
+        """trunk + gate * conv(source) + shift. keep [S]: 0 closes the port of a style's rows (training only)."""
         gate, shift = self.affine(look.style).chunk(2, 1)
         gate = gate.sigmoid()
         if keep is not None:
@@ -193,8 +198,7 @@ class MemBlock(nn.Module):
 
     def forward(self, x: Tensor, look: Look, memory: Tensor, fresh: Tensor) -> Tensor:
         """x [B*T, C, h, w]; memory [B, C, h, w] is overwritten with the last frame; fresh [B]."""
-        rows = look.style.shape[0]
-        frames = x.shape[0] // rows
+        frames = x.shape[0] // memory.shape[0]
         scale, shift = self.film(look.style)
         y = _styled(self.now, x, look, 1 + scale, shift)
         # The projection of the past is taken of this frame and moved on by one, which is the same and saves putting
@@ -220,7 +224,7 @@ class Style(nn.Module):
         )
 
     def forward(self, tokens: Tensor, noise_scale: Tensor) -> Tensor:
-        strength = (noise_scale / 0.5).clamp(0, 1)[:, None]
+        strength = strength_of_noise(noise_scale)[:, None]
         waves = torch.arange(1, 4, device=tokens.device, dtype=strength.dtype) * math.pi
         places = torch.cat([strength, 1 - strength, (strength * waves).cos(), (strength * waves).sin()], 1)
         pooled = tokens.mean(1) * math.sqrt(tokens.shape[1])
@@ -249,14 +253,16 @@ class PocketCodec(nn.Module):
         self.style = Style(text_dim)
         self.shares = nn.Linear(STYLE_DIM, BANK)
         self.dec_in = _conv(LATENT_CHANNELS, DEC8)
-        self.dec_res8 = nn.ModuleList(StyledRes(DEC8, _conv) for _ in range(2))
+        self.dec_res8 = nn.ModuleList(StyledRes(DEC8, DEC8, _conv) for _ in range(2))
         self.dec_grow = _conv(DEC8, FRAMES * 4 * DEC4, 1)
         self.port4 = Port(ENC4 + STATISTICS, DEC4, 1)
         self.dec_mem = nn.ModuleList(MemBlock(DEC4, dilation) for dilation in (1, 2, 1)[:MEM_BLOCKS])
         self.dec_up = BankConv(DEC4, 4 * DEC2, 1)
         self.port2 = Port(12, DEC2, 3)
-        self.dec_res2 = StyledRes(DEC2, BankConv)
+        self.dec_res2 = StyledRes(DEC2, HIDDEN2, BankConv)
         self.dec_out = BankConv(DEC2, 12, gain=0.3)
+        # Straight from the source's pixels to ours: what a look leaves as it is need not pass the narrow trunk.
+        self.dec_pass = BankConv(12, 12, gain=0.0)
 
     def raw_latent(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """frames [B, 4n, 3, H, W] in [-1, 1] -> latent before normalisation [B, n, 16, h, w], features [B*4n, ...]."""
@@ -282,9 +288,10 @@ class PocketCodec(nn.Module):
         return self.normalise(latent), Side(half, _with_statistics(features, cells, self.pooling))
 
     def decode(self, latent: Tensor, side: Side, style: Tensor, memory: Memory, keep: Tensor | None = None) -> Tensor:
-        """Normalised latent [B, n, 16, h, w], style [B, 64] -> frames [B, 4n, 3, H, W], about [-1, 1], not clamped.
+        """Normalised latent [B, n, 16, h, w], style [S, 64] -> frames [B, 4n, 3, H, W], about [-1, 1], not clamped.
 
-        memory is updated in place. keep [B] of 0 and 1 closes the source ports of some rows (training only).
+        memory is updated in place. keep [S] of 0 and 1 closes the source's ways in for the rows of some styles
+        (training only).
         """
         rows = latent.shape[0]
         look = Look(style, self.shares(style))
@@ -299,7 +306,9 @@ class PocketCodec(nn.Module):
         memory.fresh.zero_()
         x = depth_to_space(_styled(self.dec_up, x, look))
         x = self.dec_res2(self.port2(x, side.half, look, keep), look)
-        return depth_to_space(_styled(self.dec_out, _silu(x), look)).unflatten(0, (rows, -1))
+        cells = _styled(self.dec_out, _silu(x), look)
+        cells += _styled(self.dec_pass, side.half, look, None if keep is None else keep.view(-1, 1).expand(-1, 12))
+        return depth_to_space(cells).unflatten(0, (rows, -1))
 
     def keep(self, *, encoder: bool, decoder: bool) -> None:
         """Let go of the half that is not wanted; the latents' statistics stay."""
@@ -365,20 +374,21 @@ def _with_statistics(features: Tensor, cells: Tensor, pooling: Tensor) -> Tensor
     Behind the features: mean colour over 4 and over 12 pixels; spread of brightness over 4 and over 12; mean colour of
     the 8 x 8 block; mean colour of the 3 x 3 cells around, the calm ones counting most; spread and brightness over 28
     pixels. With them the decoder can choose the calmest neighbourhood, as painterly filters do, instead of finding it.
+    In 32-bit floats always: a spread is a small difference of large numbers.
     """
-    pooled = F.linear(cells.permute(0, 2, 3, 1), pooling)
+    pooled = F.linear(cells.permute(0, 2, 3, 1).float(), pooling.float())
     colour, grey = pooled[..., :3], pooled[..., 3:]
     near = torch.cat([colour, grey.square().mean(-1, keepdim=True)], -1)
     spread = _spread(near)
-    # Floored, so that the sum of weights stays above nought in 16-bit floats too.
+    # Floored, so that the sum of weights stays above nought.
     calm = (CALM / (spread.square() + CALM)).square() + 1e-3
     around = _mean_around(torch.cat([near, colour * calm, calm], -1), 3)
     wide, calmest = around[..., :4], around[..., 4:7] / around[..., 7:]
     block = F.avg_pool2d(colour.permute(0, 3, 1, 2), 2)
     block = F.interpolate(block, scale_factor=2.0).permute(0, 2, 3, 1)
     far = _mean_around(torch.cat([spread, colour.mean(-1, keepdim=True)], -1), 7)
-    parts = [features.permute(0, 2, 3, 1), colour, wide[..., :3], spread, _spread(wide), block, calmest, far]
-    return torch.cat(parts, -1).permute(0, 3, 1, 2)
+    statistics = torch.cat([colour, wide[..., :3], spread, _spread(wide), block, calmest, far], -1)
+    return torch.cat([features.permute(0, 2, 3, 1), statistics.to(features.dtype)], -1).permute(0, 3, 1, 2)
 
 
 def _mean_around(x: Tensor, side: int) -> Tensor:

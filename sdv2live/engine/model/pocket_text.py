@@ -35,6 +35,7 @@ MAX_CHARACTERS = 2000
 STRENGTHS = (0.35, 0.6, 1.0, 1.2)
 SHORTEST_UNKNOWN = 3  # letters; shorter words and numbers are never unknown
 SHORTEST_WITH_SLIP = 5  # letters; shorter words have too many others one slip away
+FULL_NOISE = 0.5  # the noise scale from which on all of a look is asked for
 SURE = 0.8  # how surely a word outside the vocabulary has to be read as a look or a colour
 # Words that a forgotten gap sticks to another one; of two nouns in one word nobody knows what is meant.
 SMALL_WORDS = (
@@ -75,6 +76,11 @@ class Understanding:
     colours: dict[str, float]
     strength: float
     unknown: tuple[str, ...]
+
+
+def strength_of_noise(noise_scale: Tensor) -> Tensor:
+    """How much of the look a noise scale (0 to 1) asks for: none at 0, all from FULL_NOISE on."""
+    return (noise_scale / FULL_NOISE).clamp(0, 1)
 
 
 def without_one_letter(word: str) -> list[str]:
@@ -233,6 +239,15 @@ class PocketTextEncoder(nn.Module):
         return torch.einsum("bl,lqd->bqd", look_weights, self.look_codes) + torch.einsum(
             "bc,cqd->bqd", colour_weights, self.colour_codes
         )
+
+    def weakened(self, tokens: Tensor, noise_scale: Tensor) -> Tensor:
+        """Tokens [B, 8, 128] as little noise, [B], asks for them: the rest of the way from the empty prompt's.
+
+        So the transformer knows a source with little noise, which is to change little, from a late denoising step,
+        which is to keep what the first one drew: their timestep is the same.
+        """
+        plain = self.look_codes[0] + self.colour_codes[0]
+        return torch.lerp(plain, tokens, strength_of_noise(noise_scale).view(-1, 1, 1).to(tokens))
 
     def encode(self, texts: list[str]) -> Tensor:
         """Prompts -> tokens [B, 8, 128], float, on the weights' device."""
