@@ -95,7 +95,7 @@ def test_a_chunk_reads_its_prompt_as_its_noise_asks_for_it(schedule: str) -> Non
     weak = toy_engine(prompt=lambda text: toy_prompt(text) * 0.8)
     ours = run_toy(weakening, settings)
     assert difference(ours, run_toy(weak, settings)) == 0
-    assert difference(ours, run_toy(toy_engine(), settings)) > 1
+    assert difference(ours, run_toy(toy_engine(), settings)) > 0
 
 
 def test_schedule_may_change_while_it_runs() -> None:

@@ -112,7 +112,7 @@ def test_the_shipped_model_can_be_evaluated(tmp_path: Path, monkeypatch: pytest.
     assert strengths[:-1] == sorted(strengths[:-1]), "up to 0.5 more noise is more of the look"
     assert strengths[-1] > 0.9 * max(strengths), "which it stays beyond that"
     assert json.loads((tmp_path / "evaluation.json").read_text())["rows"][0]["look"] == "night"
-    assert (tmp_path / "looks-chelsea-96x64.png").is_file() and (tmp_path / "colours-astronaut.png").is_file()
+    assert (tmp_path / "looks-chelsea-96x64.jpg").is_file() and (tmp_path / "colours-astronaut.jpg").is_file()
     text = report(found)
     assert "| chelsea | night |" in text and "96x64, noise 0.5, one step" in text
 
