@@ -160,13 +160,20 @@ def _graphed(call: Call, device: torch.device) -> Call | str:
 
 def counted(call: Call) -> tuple[Any, dict[str, float]]:
     """Call it, plainly, and count its work: {"conv": GFLOP, "matmul": GFLOP}; attention counts as matrix products."""
-    with plainly(), FlopCounterMode(display=False) as counter:
+    # torch has a formula for the attention of every device but the CPU's.
+    cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flop}
+    with plainly(), FlopCounterMode(display=False, custom_mapping=cpu) as counter:
         result = call()
     conv = total = 0.0
     for operation, flops in counter.get_flop_counts().get("Global", {}).items():
         total += flops
         conv += flops if "conv" in str(operation) else 0
     return result, {"conv": conv / 1e9, "matmul": (total - conv) / 1e9}
+
+
+def _attention_flop(q: torch.Size, k: torch.Size, v: torch.Size, *_: object, **__: object) -> int:
+    """Of shapes [B, heads, N, D]: two products of queries with the past, two operations for each multiplication."""
+    return 4 * q.numel() * k[2]
 
 
 def against_floor(gflop: Mapping[str, float], ms: float, ceilings: Mapping[str, float]) -> dict[str, float]:

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import _disable_current_modes
 
 from sdv2live import bench
@@ -72,6 +74,15 @@ def test_the_stages_together_are_the_work_of_a_chunk(engine: StreamEngine) -> No
     config, tokens = engine.pipe.first.dit.config, engine.pipe.first.cache.tokens
     weights = config.num_layers * (6 * config.dim**2 + 2 * config.dim * config.ffn_dim)
     assert parts[1]["matmul"] * 1e9 > 2 * tokens * weights
+
+
+def test_attention_counts_as_the_products_that_it_is_made_of() -> None:
+    q, k, v = torch.randn(1, 3, 20, 32), torch.randn(1, 3, 70, 32), torch.randn(1, 3, 70, 32)
+    with torch.inference_mode():
+        _, work = counted(lambda: scaled_dot_product_attention(q, k, v))
+        with sdpa_kernel(SDPBackend.MATH):
+            _, products = counted(lambda: scaled_dot_product_attention(q, k, v))
+    assert work == products and work["matmul"] * 1e9 == 2 * 2 * 3 * 20 * 70 * 32
 
 
 def test_a_call_gives_the_same_again_and_leaves_the_engine_as_it_was(engine: StreamEngine) -> None:
