@@ -21,6 +21,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdv2live.engine.base import STAGES, Chunk, ChunkSettings
+from sdv2live.engine.captures import CAPTURES
 from sdv2live.engine.ceilings import Call, timed_s
 from sdv2live.engine.compile import plainly
 from sdv2live.engine.stream import StreamEngine
@@ -148,7 +149,7 @@ def _graphed(call: Call, device: torch.device) -> Call | str:
             for _ in range(3):
                 call()
         torch.cuda.current_stream(device).wait_stream(stream)
-        with torch.cuda.graph(graph):
+        with CAPTURES.capturing(), torch.cuda.graph(graph):
             call()
     except RuntimeError as error:
         return f"it cannot be captured: {one_line(error)}"
