@@ -119,6 +119,7 @@ def _measured(
         f"ceilings: matmul {ceilings['matmul_gflop_per_s']:.0f} GFLOP/s, convolution "
         f"{ceilings['conv_gflop_per_s']:.0f} GFLOP/s, copy {ceilings['copy_gb_per_s']:.1f} GB/s"
     )
+    print(f"attention: {_attention_words(figures['attention'])}")
     print(
         f"first picture {figures['first_picture_ms'] / 1000:.1f} s after the start of loading, and "
         f"{figures['opening_ms']:.0f} ms after the first chunk of a stream that is warm"
@@ -191,6 +192,11 @@ def _head(spec: EngineSpec, device: torch.device, dtype: torch.dtype, note: str)
         "source": "random frames",
         "vae": spec.vae if spec.name != "pocket" else None,
     }
+
+
+def _attention_words(attention: dict[str, Any]) -> str:
+    times = ", ".join(f"{name} {ms:.2f} ms" for name, ms in attention["ms"].items())
+    return f"{attention['kernel']} ({times})" if times else str(attention["kernel"])
 
 
 def _percent(fraction: float | None) -> str:

@@ -45,6 +45,7 @@ def _bench(name: str, figures: dict[str, Any]) -> str:
             f"matmul {ceilings['matmul_gflop_per_s']:.0f} GFLOP/s, convolution {ceilings['conv_gflop_per_s']:.0f} "
             f"GFLOP/s, copy {ceilings['copy_gb_per_s']:.0f} GB/s",
         ),
+        *([("attention", _attention(figures["attention"]))] if "attention" in figures else []),  # older files: not told
         ("load before", "not told" if figures["load"] is None else f"{figures['load']:.1f}"),
         ("first picture", f"{figures['first_picture_ms'] / 1000:.1f} s after the start of loading" + _opening(figures)),
         *(("rank " + str(rank["rank"]), _rank_words(rank)) for rank in figures.get("ranks", [])),
@@ -95,6 +96,13 @@ def _app_row(entry: dict[str, Any]) -> tuple[str, ...]:
 def _rank_words(rank: dict[str, Any]) -> str:
     works = ", ".join(f"{work} {rank[f'{work}_ms']:.0f} ms" for work in ("encode", "blocks", "decode"))
     return f"{rank['device']}, {rank['blocks'][1] - rank['blocks'][0]} blocks, busy {rank['busy']:.0%}: {works}"
+
+
+def _attention(attention: dict[str, Any]) -> str:
+    """Older files call torch's own choice by the name of its function."""
+    name = {"sdpa": "torch scaled_dot_product_attention, its own choice"}.get(attention["kernel"], attention["kernel"])
+    times = ", ".join(f"{name} {ms:.2f} ms" for name, ms in attention["ms"].items())
+    return f"{name}; timed: {times}" if times else f"{name}; nothing was timed"
 
 
 def _shape(figures: dict[str, Any]) -> str:

@@ -212,9 +212,10 @@ class FastPart(PlainPart):
         return graph.replay(step, past)
 
 
-def speed_up_vae(vae: WanVAE, device: torch.device) -> None:
-    """Norm, SiLU and the write to where the convolution reads as one kernel; a GPU convolves in the quicker way."""
-    fused = Region(_norm_silu_into, "the autoencoder's norms")
+def speed_up_vae(vae: WanVAE, device: torch.device, *, compiles: bool) -> None:
+    """A GPU convolves in the quicker way. compiles: norm, SiLU and the write to where the convolution reads are one
+    kernel."""
+    fused = Region(_norm_silu_into, "the autoencoder's norms") if compiles else None
     quicker = QuickerWay(cuda_ms) if device.type == "cuda" else None
     for module in vae.modules():
         if isinstance(module, wan_vae.RMSNorm):

@@ -81,7 +81,7 @@ class StageRunner:
             dtype=dtype,
         )
         self.attention = AttentionChoice()
-        if compiles and dit.part.blocks:
+        if dit.part.blocks:  # whether or not it compiles: a kernel needs no compiler
             tokens, config = self.cache.tokens, dit.config
             self.attention = choose_attention(
                 device,

@@ -31,6 +31,14 @@ def test_a_warm_opening_is_told_by_files_that_know_it() -> None:
     assert "when warm" not in figures_text([(name, unknown)])
 
 
+def test_the_kernel_of_attention_is_named_or_who_chooses_it() -> None:
+    (name, figures), *_ = benches(assets_dir() / FOLDER)
+    untimed, timed = {"kernel": "sdpa", "ms": {}}, {"kernel": "cudnn", "ms": {"cudnn": 0.41, "flash": 0.523}}
+    rows = [figures_text([(name, {**figures, "attention": each})]) for each in (untimed, timed)]
+    assert "| attention | torch scaled_dot_product_attention, its own choice; nothing was timed |" in rows[0]
+    assert "| attention | cudnn; timed: cudnn 0.41 ms, flash 0.52 ms |" in rows[1]
+
+
 def test_other_files_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "live.json").write_text(json.dumps({"frames_in": 3}))
     assert benches(tmp_path) == []
