@@ -2,8 +2,8 @@
 
 Runs the real engine in this process, without a source or an output, then each stage by itself (bench_stages.py). Needs
 torch, numpy, einops and safetensors alone.
-The floor is the work of a chunk at the ceilings of this device: matrix products at the measured matmul rate,
-convolutions at the measured convolution rate.
+What a floor is, bench_floor.py says; over several ranks there is none, and a run is held against the ranks' own times
+(bench_ranks.py).
 """
 
 from __future__ import annotations
@@ -25,8 +25,18 @@ import torch
 from sdv2live import __version__
 from sdv2live.bench_app import MOST_MS, check_app, time_app
 from sdv2live.bench_chart import stage_chart
+from sdv2live.bench_floor import Work, against_floor, counted_by_stage
+from sdv2live.bench_ranks import (
+    against_ranks,
+    held_split,
+    rank_entries,
+    rank_words,
+    settle,
+    split_words,
+    stages_left_out,
+)
 from sdv2live.bench_reference import check_reference, compare
-from sdv2live.bench_stages import against_floor, counted, time_stages
+from sdv2live.bench_stages import time_stages
 from sdv2live.engine.base import TIMINGS, Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.build import build_engine
 from sdv2live.engine.ceilings import finish, measure_ceilings
@@ -118,27 +128,36 @@ def _measured(
     print(
         f"ceilings: matmul {ceilings['matmul_gflop_per_s']:.0f} GFLOP/s, convolution "
         f"{ceilings['conv_gflop_per_s']:.0f} GFLOP/s, copy {ceilings['copy_gb_per_s']:.1f} GB/s"
+        + (f", FP8 {ceilings['fp8_gflop_per_s']:.0f} GFLOP/s" if "fp8_gflop_per_s" in ceilings else "")
     )
+    print(f"attention: {_attention_words(figures['attention'])}")
     print(
         f"first picture {figures['first_picture_ms'] / 1000:.1f} s after the start of loading, and "
         f"{figures['opening_ms']:.0f} ms after the first chunk of a stream that is warm"
     )
     counts = (settings.steps_count,) if registry.is_user_set("steps.count") else (1, 2)
-    figures["runs"] = _schedules(engine, spec, settings, ceilings, dtype, counts=counts, chunks=options.chunks)
+    if spec.ranks > 1:
+        settle(engine, settings, steps=max(counts))
+    with held_split(engine):
+        figures["runs"] = _schedules(engine, spec, settings, ceilings, dtype, counts=counts, chunks=options.chunks)
     figures["ranks"], figures["loras"] = engine.reports, engine.loras
     for rank_report in engine.reports:
-        print(_rank_words(rank_report))
+        print(rank_words(rank_report))
     figures["stages"] = []
     _keep(figures, options)  # what comes now may fail, and is the lesser part
     if spec.ranks == 1:
         figures["stages"] = _stages(engine, settings, ceilings, compiles=options.compiles)
+    else:
+        figures["stages_left_out"] = stages_left_out(spec.ranks)
+        print(figures["stages_left_out"])
     _raise_ceilings(figures, measure_ceilings(engine.device, dtype))
     if options.compares:
         figures["compare"] = _compared(engine, settings, spec, dtype, chunks=options.chunks)
     if options.times_app:
         figures["app"] = _app()
     if options.chart_path is not None:
-        _write(options.chart_path, stage_chart(title, figures["stages"]))
+        entries = figures["stages"] if spec.ranks == 1 else rank_entries(figures["ranks"])
+        _write(options.chart_path, stage_chart(title, entries))
     _keep(figures, options)
     for path in (options.chart_path, options.json_path):
         if path is not None:
@@ -149,12 +168,6 @@ def _measured(
 def _keep(figures: dict[str, Any], options: BenchOptions) -> None:
     if options.json_path is not None:
         _write(options.json_path, json.dumps(figures, indent=2, allow_nan=False) + "\n")
-
-
-def _rank_words(report: dict[str, Any]) -> str:
-    first, end = report["blocks"]
-    works = ", ".join(f"{work} {report[f'{work}_ms']:.1f} ms" for work in ("encode", "blocks", "decode"))
-    return f"rank {report['rank']} on {report['device']}: blocks {first} to {end}, {works}, busy {report['busy']:.0%}"
 
 
 def title_of(figures: dict[str, Any]) -> str:
@@ -193,6 +206,11 @@ def _head(spec: EngineSpec, device: torch.device, dtype: torch.dtype, note: str)
     }
 
 
+def _attention_words(attention: dict[str, Any]) -> str:
+    times = ", ".join(f"{name} {ms:.2f} ms" for name, ms in attention["ms"].items())
+    return f"{attention['kernel']} ({times})" if times else str(attention["kernel"])
+
+
 def _percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{fraction:.0%}"
 
@@ -207,11 +225,11 @@ def _raise_ceilings(figures: dict[str, Any], found: dict[str, float]) -> None:
     before = figures["ceilings"]
     figures["ceilings"] = ceilings = _better(before, found)
     for run in figures["runs"]:
-        if "gflop" in run:
-            run |= against_floor(run["gflop"], run["chunk_ms"]["p50"], ceilings)
+        if "work" in run:
+            run |= against_floor(run["work"].values(), run["chunk_ms"]["p50"], ceilings)
     for entry in figures["stages"]:
         if "ms" in entry:
-            entry |= against_floor(entry["gflop"], entry["ms"], ceilings)
+            entry |= against_floor([entry["work"]], entry["ms"], ceilings)
     if any(ceilings[name] > 1.1 * before[name] for name in before):
         print(
             "the machine was busier at the start: its ceilings are matmul "
@@ -244,17 +262,25 @@ def _schedules(
                 continue
             run["counted_memory_bytes"] = counted_bytes
             if spec.ranks > 1:
-                del run["gflop"]  # the first rank's share alone
+                del run["work"]  # the first rank's share alone
+                run |= against_ranks(engine.reports, run, chunk_frames=engine.traits.chunk_frames)
             else:
-                run |= against_floor(run["gflop"], run["chunk_ms"]["p50"], ceilings)
+                run |= against_floor(run["work"].values(), run["chunk_ms"]["p50"], ceilings)
             runs.append(run)
             print(
                 f"{steps:>5} {schedule:>10} {run['fps']:>7.1f} "
-                + " ".join(f"{run[stage + '_ms']['p50']:>11.1f}" for stage in TIMINGS)
+                + " ".join(f"{_stage_ms(run, stage):>11}" for stage in TIMINGS)
                 + f"  {run['chunk_ms']['p99']:6.1f}  {_percent(run.get('fraction_of_floor')):>8}  "
                 + _memory_words(run)
             )
+            if "split" in run:
+                print(f"{'':>16} {split_words(run)}")
     return runs
+
+
+def _stage_ms(run: dict[str, Any], stage: str) -> str:
+    """Of several ranks, what another one does is not seen from the first."""
+    return "elsewhere" if stage in run.get("elsewhere", ()) else f"{run[stage + '_ms']['p50']:.1f}"
 
 
 def _stages(
@@ -369,7 +395,7 @@ def time_engine(
         torch.cuda.reset_peak_memory_stats(engine.device)
     series = {stage: Series() for stage in TIMINGS}
     wall_s: list[float] = []
-    work: dict[str, float] = {}
+    work: dict[str, Work] = {}
     for number in range(WARM_CHUNKS + steps + chunks):
         first = number % 8
         chunk = Chunk(number, np.ascontiguousarray(frames[first : first + engine.frames_wanted]))
@@ -377,7 +403,7 @@ def time_engine(
         started_s = time.perf_counter()
         engine.submit(chunk, settings)
         if is_counted:
-            results, work = counted(engine.poll)
+            results, work = counted_by_stage(engine.pipe.first, engine.poll)
         else:
             results = engine.poll()
         spent_s = time.perf_counter() - started_s
@@ -397,7 +423,7 @@ def time_engine(
         **stages,
         "chunk_ms": wall.summary(),
         "fps": round(engine.traits.chunk_frames * len(wall_s) / sum(wall_s), 2),
-        "gflop": work,
+        "work": work,
         "cache_bytes": engine.cache_bytes,
         "measured_memory_bytes": torch.cuda.max_memory_allocated(engine.device) if is_on_gpu else None,
     }

@@ -1,4 +1,4 @@
-"""Times the stages of a chunk one by one. Owns: the count of work, and how a stage runs.
+"""Times the stages of a chunk one by one. Owns: how a stage runs.
 
 A stage is timed on the networks that the engine runs, with the arguments that they got in a steady chunk: as it is
 (eager), compiled by torch, and replayed as a CUDA graph where there is one. Nothing else of the engine runs with it.
@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from sdv2live.bench_floor import against_floor, counted, held_by
 from sdv2live.engine.base import STAGES, Chunk, ChunkSettings
+from sdv2live.engine.captures import CAPTURES
 from sdv2live.engine.ceilings import Call, timed_s
 from sdv2live.engine.compile import plainly
 from sdv2live.engine.stream import StreamEngine
@@ -44,15 +45,15 @@ def time_stages(
     entries: list[dict[str, Any]] = []
     for stage, call in stage_calls(engine, settings).items():
         with torch.inference_mode():
-            _, work = counted(call)
+            _, work = counted(call, held_by(engine.pipe.first))
         found = {mode: _in_mode(mode, call, engine.device, compiles=compiles) for mode in MODES}
         timed = take_turns({mode: each for mode, each in found.items() if not isinstance(each, str)}, engine.device)
         for mode, reason in found.items():
             entry: dict[str, Any] = {"stage": stage, "mode": mode}
             if mode in timed:
                 ms = timed[mode] * 1000
-                entry |= {"ms": round(ms, 2), "fps": round(engine.traits.chunk_frames * 1000 / ms, 1), "gflop": work}
-                entry |= against_floor(work, ms, ceilings)
+                entry |= {"ms": round(ms, 2), "fps": round(engine.traits.chunk_frames * 1000 / ms, 1), "work": work}
+                entry |= against_floor([work], ms, ceilings)
             else:
                 entry["reason"] = str(reason)
             entries.append(entry)
@@ -148,38 +149,14 @@ def _graphed(call: Call, device: torch.device) -> Call | str:
             for _ in range(3):
                 call()
         torch.cuda.current_stream(device).wait_stream(stream)
-        with torch.cuda.graph(graph):
+        with CAPTURES.capturing(), torch.cuda.graph(graph):
             call()
     except RuntimeError as error:
         return f"it cannot be captured: {one_line(error)}"
     return graph.replay
 
 
-# ---- work and time -----------------------------------------------------------------------------------------------
-
-
-def counted(call: Call) -> tuple[Any, dict[str, float]]:
-    """Call it, plainly, and count its work: {"conv": GFLOP, "matmul": GFLOP}; attention counts as matrix products."""
-    # torch has a formula for the attention of every device but the CPU's.
-    cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flop}
-    with plainly(), FlopCounterMode(display=False, custom_mapping=cpu) as counter:
-        result = call()
-    conv = total = 0.0
-    for operation, flops in counter.get_flop_counts().get("Global", {}).items():
-        total += flops
-        conv += flops if "conv" in str(operation) else 0
-    return result, {"conv": conv / 1e9, "matmul": (total - conv) / 1e9}
-
-
-def _attention_flop(q: torch.Size, k: torch.Size, v: torch.Size, *_: object, **__: object) -> int:
-    """Of shapes [B, heads, N, D]: two products of queries with the past, two operations for each multiplication."""
-    return 4 * q.numel() * k[2]
-
-
-def against_floor(gflop: Mapping[str, float], ms: float, ceilings: Mapping[str, float]) -> dict[str, float]:
-    """floor_ms, the counted work at the ceilings of this device, and what fraction of it `ms` reached."""
-    floor_s = gflop["conv"] / ceilings["conv_gflop_per_s"] + gflop["matmul"] / ceilings["matmul_gflop_per_s"]
-    return {"floor_ms": round(floor_s * 1000, 2), "fraction_of_floor": round(floor_s * 1000 / ms, 3)}
+# ---- time -----------------------------------------------------------------------------------------------
 
 
 @torch.inference_mode()

@@ -43,8 +43,11 @@ def _bench(name: str, figures: dict[str, Any]) -> str:
         (
             "ceilings",
             f"matmul {ceilings['matmul_gflop_per_s']:.0f} GFLOP/s, convolution {ceilings['conv_gflop_per_s']:.0f} "
-            f"GFLOP/s, copy {ceilings['copy_gb_per_s']:.0f} GB/s",
+            f"GFLOP/s, copy {ceilings['copy_gb_per_s']:.0f} GB/s"
+            + (f", FP8 {ceilings['fp8_gflop_per_s']:.0f} GFLOP/s" if "fp8_gflop_per_s" in ceilings else ""),
         ),
+        *([("floor", _floor(figures))] if not figures.get("ranks") else []),
+        *([("attention", _attention(figures["attention"]))] if "attention" in figures else []),  # older files: not told
         ("load before", "not told" if figures["load"] is None else f"{figures['load']:.1f}"),
         ("first picture", f"{figures['first_picture_ms'] / 1000:.1f} s after the start of loading" + _opening(figures)),
         *(("rank " + str(rank["rank"]), _rank_words(rank)) for rank in figures.get("ranks", [])),
@@ -56,6 +59,12 @@ def _bench(name: str, figures: dict[str, Any]) -> str:
         "Whole chunks; times are medians in ms.",
         _table(("steps", "schedule", "fps", *STAGES, "chunk", "chunk p99", "of floor"), map(_run_row, figures["runs"])),
     ]
+    if "stages_left_out" in figures:
+        splits = map(_split_row, figures["runs"])
+        parts += [
+            f"What the ranks' own works fill of a chunk's time; {figures['stages_left_out']}.",
+            _table(("steps", "schedule", "blocks", "of the slowest rank", "of all ranks evenly"), splits),
+        ]
     if figures["stages"]:
         parts += [
             "Each stage alone; denoise is one step.",
@@ -93,8 +102,27 @@ def _app_row(entry: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _rank_words(rank: dict[str, Any]) -> str:
-    works = ", ".join(f"{work} {rank[f'{work}_ms']:.0f} ms" for work in ("encode", "blocks", "decode"))
+    works = ", ".join(f"{work} {ms:.0f} ms" for work in ("encode", "blocks", "decode") if (ms := rank[f"{work}_ms"]))
     return f"{rank['device']}, {rank['blocks'][1] - rank['blocks'][0]} blocks, busy {rank['busy']:.0%}: {works}"
+
+
+def _attention(attention: dict[str, Any]) -> str:
+    """Older files call torch's own choice by the name of its function."""
+    name = {"sdpa": "torch scaled_dot_product_attention, its own choice"}.get(attention["kernel"], attention["kernel"])
+    times = ", ".join(f"{name} {ms:.2f} ms" for name, ms in attention["ms"].items())
+    return f"{name}; timed: {times}" if times else f"{name}; nothing was timed"
+
+
+def _floor(figures: dict[str, Any]) -> str:
+    """Older files know no bytes."""
+    if any("work" in run for run in figures["runs"]):
+        return "operations, and bytes of weights and of the KV cache; not what the networks make on their way"
+    return "operations alone"
+
+
+def _split_row(run: dict[str, Any]) -> tuple[str, ...]:
+    shares = (f"{run[name] * 100:.0f} %" for name in ("of_slowest", "of_sum"))
+    return str(run["steps"]), run["schedule"], ", ".join(map(str, run["split"])), *shares
 
 
 def _shape(figures: dict[str, Any]) -> str:
@@ -117,7 +145,7 @@ def _run_row(run: dict[str, Any]) -> tuple[str, ...]:
         str(run["steps"]),
         run["schedule"],
         f"{run['fps']:.1f}",
-        *(f"{run[f'{stage}_ms']['p50']:.0f}" for stage in STAGES),
+        *("elsewhere" if stage in run.get("elsewhere", ()) else f"{run[f'{stage}_ms']['p50']:.0f}" for stage in STAGES),
         f"{run['chunk_ms']['p50']:.0f}",
         f"{run['chunk_ms']['p99']:.0f}",
         f"{run['fraction_of_floor'] * 100:.0f} %" if "fraction_of_floor" in run else "-",

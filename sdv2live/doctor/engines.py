@@ -99,7 +99,7 @@ def attention() -> Finding:
         dtype=choose_dtype("auto", device),
     )
     if not choice.times_ms:
-        return Finding("attention", State.OK, f"torch's own ({choice.name}), the one there is on {device.type}")
+        return Finding("attention", State.OK, f"{choice.name}: on {device.type} nothing is timed")
     times = ", ".join(f"{name} {ms:.2f} ms" for name, ms in choice.times_ms.items())
     return Finding("attention", State.OK, f"{choice.name}, the fastest at {width}x{height} of wan-1.3b: {times}")
 

@@ -1,8 +1,9 @@
 """Which attention kernel a GPU runs. Owns: the candidates, and the choice between them by timing at the real shapes.
 
-On the CPU there is one, and nothing is timed. On CUDA torch's own order is not always the fastest: kernels differ by
-card, by head size and by the cuDNN that is there. One that is wrong at these shapes is left out, whatever its time:
-cuDNN before 9.15.1 had a fault with lengths that are no multiples of 128, and a video's seldom are.
+On the CPU nothing is timed: which of its kernels runs there is torch's own choice. On CUDA that is not always the
+fastest: kernels differ by card, by head size and by the cuDNN that is there. One that is wrong at these shapes is left
+out, whatever its time: cuDNN before 9.15.1 had a fault with lengths that are no multiples of 128, and a video's seldom
+are.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from sdv2live.errors import one_line
 log = logging.getLogger(__name__)
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # as model/attention.py's `attend`, without a mask
-PLAIN = "sdpa"
+PLAIN = "torch scaled_dot_product_attention, its own choice"
 BACKENDS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -41,17 +42,22 @@ CHECKED_HEADS = 1
 
 @dataclass(frozen=True, slots=True)
 class AttentionChoice:
-    """name: of the kernel that runs. times_ms: of all that could have, by name; none where nothing was timed."""
+    """name: of the kernel that runs, or who chooses it. times_ms: of all that could have, by name; none where nothing
+    was timed."""
 
     name: str = PLAIN
     attend: Attend = attend
     times_ms: Mapping[str, float] = field(default_factory=dict)
 
 
+@cache
 def choose_attention(
     device: torch.device, *, tokens: int, past_tokens: int, heads: int, head_dim: int, dtype: torch.dtype
 ) -> AttentionChoice:
-    """The fastest for queries of `tokens` and a full window of `past_tokens`. On CUDA: runs each, and waits for it."""
+    """The fastest for queries of `tokens` and a full window of `past_tokens`. On CUDA: runs each, and waits for it.
+
+    Once a process: engines of the same shapes run the same kernel there, and give the same bits.
+    """
     if device.type != "cuda":
         return AttentionChoice()
     generator = torch.Generator(device).manual_seed(1)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from sdv2live.engine.fp8 import FORMAT, why_not
 from sdv2live.engine.stage_clock import StageClock
 
 Call = Callable[[], Any]
@@ -23,7 +24,7 @@ GPU_CALLS = 8  # in a row, so that starting one does not count
 def measure_ceilings(device: torch.device, dtype: torch.dtype, *, tries: int = CEILING_TRIES) -> dict[str, float]:
     """What this device reaches in this dtype, the best of so many tries; the memory for it is given back.
 
-    Large is what keeps it busy: a GPU gets more of it than a processor.
+    Large is what keeps it busy: a GPU gets more of it than a processor. fp8_gflop_per_s: where FP8 can be used.
     """
     is_gpu = device.type == "cuda"
     side, batch, channels, mebibytes = (8192, 8, 384, 256) if is_gpu else (1024, 4, 96, 64)
@@ -36,6 +37,13 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype, *, tries: int = C
     def matmul_flop_per_s() -> float:
         a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
         return 2 * side**3 / best_s(lambda: a @ b)
+
+    def fp8_flop_per_s() -> float:
+        """In the form in which the engine multiplies: a scale for each row of both."""
+        a, b = (torch.randn(side, side, device=device).to(FORMAT) for _ in range(2))
+        scale = torch.ones(side, 1, device=device)
+        call = partial(torch._scaled_mm, a, b.t(), scale_a=scale, scale_b=scale.t(), out_dtype=dtype)
+        return 2 * side**3 / best_s(call)
 
     def conv_flop_per_s() -> float:
         image = torch.randn(batch, channels, 128, 128, device=device, dtype=dtype)
@@ -55,6 +63,8 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype, *, tries: int = C
         "copy_gb_per_s": round(copy_bytes_per_s() / 1e9, 2),
     }
     if is_gpu:
+        if not why_not(device, dtype):
+            found["fp8_gflop_per_s"] = round(fp8_flop_per_s() / 1e9, 1)
         torch.cuda.empty_cache()
     return found
 

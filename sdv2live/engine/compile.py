@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdv2live.engine.attention_choice import Attend, cuda_ms
+from sdv2live.engine.captures import CAPTURES
 from sdv2live.engine.checkpoint import is_memory_full
 from sdv2live.engine.kv_cache import CachedAttention, Place, write_and_attend
 from sdv2live.engine.model import wan_vae
@@ -211,9 +212,10 @@ class FastPart(PlainPart):
         return graph.replay(step, past)
 
 
-def speed_up_vae(vae: WanVAE, device: torch.device) -> None:
-    """Norm, SiLU and the write to where the convolution reads as one kernel; a GPU convolves in the quicker way."""
-    fused = Region(_norm_silu_into, "the autoencoder's norms")
+def speed_up_vae(vae: WanVAE, device: torch.device, *, compiles: bool) -> None:
+    """A GPU convolves in the quicker way. compiles: norm, SiLU and the write to where the convolution reads are one
+    kernel."""
+    fused = Region(_norm_silu_into, "the autoencoder's norms") if compiles else None
     quicker = QuickerWay(cuda_ms) if device.type == "cuda" else None
     for module in vae.modules():
         if isinstance(module, wan_vae.RMSNorm):
@@ -259,7 +261,11 @@ class CudaCapture:
         self._graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
 
     def __call__(self, work: Callable[[], Tensor]) -> tuple[Graph, Tensor]:
-        """Raises RuntimeError where it cannot be recorded. Waits for the device."""
+        """Raises RuntimeError where it cannot be recorded. Waits for the device, and for a piece of work beside it."""
+        with CAPTURES.capturing():
+            return self._captured(work)
+
+    def _captured(self, work: Callable[[], Tensor]) -> tuple[Graph, Tensor]:
         current = torch.cuda.current_stream(self._device)
         self._stream = self._stream or torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._stream.wait_stream(current)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdv2live.engine.kv_cache import KVCache, RowWrite
-from sdv2live.engine.model.attention import SelfAttention, attend
+from sdv2live.engine.model.attention import SelfAttention
 from sdv2live.engine.model.rope import rotate
 from sdv2live.engine.sinks import NEVER
 from sdv2live.engine.window import Window
@@ -136,7 +136,7 @@ class ReferenceAttention:
             ring.positions[slot] = position
         valid = min(row.newest + 1, cache.window.capacity)
         past_k = rotate(keys[:valid].flatten(0, 1), cache.table.at(tuple(ring.positions[:valid])))
-        return attend(rotate(q, turns)[None], past_k[None], values[:valid].flatten(0, 1)[None])
+        return cache.attend(rotate(q, turns)[None], past_k[None], values[:valid].flatten(0, 1)[None])
 
     def _judge_sinks(self, ring: Ring, keys: Tensor, values: Tensor, k: Tensor, v: Tensor, threshold: float) -> None:
         """Queue the sink that is least like the new frame, if it is less alike than the threshold.

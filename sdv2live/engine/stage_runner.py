@@ -81,7 +81,7 @@ class StageRunner:
             dtype=dtype,
         )
         self.attention = AttentionChoice()
-        if compiles and dit.part.blocks:
+        if dit.part.blocks:  # whether or not it compiles: a kernel needs no compiler
             tokens, config = self.cache.tokens, dit.config
             self.attention = choose_attention(
                 device,
@@ -184,9 +184,11 @@ class StageRunner:
             started = self.meter.begin()
             prepared = self.codec.prepare(embedding, order.noise_scale)
             frames = self.codec.decode(latents.to(self.dtype), side, prepared, self.codec_state)
-            is_finite = torch.isfinite(frames.sum())  # one pass: a value that is no number spoils the sum
-            pixels = frames[0].permute(0, 2, 3, 1).float().mul(127.5).add_(128.0).clamp_(0, 255).to(torch.uint8)
-            pixels = pixels.contiguous()
+            pixels = frames[0].permute(0, 2, 3, 1).float()
+            # One pass: a value that is no number spoils the sum. In float32, since float16 ends at 65504, which a
+            # bright picture's sum exceeds.
+            is_finite = torch.isfinite(pixels.sum())
+            pixels = pixels.mul(127.5).add_(128.0).clamp_(0, 255).to(torch.uint8).contiguous()
             self.meter.end("decode", started)
         return pixels, is_finite
 

@@ -16,7 +16,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,10 +24,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from sdv2live.engine.captures import CAPTURES
 from sdv2live.engine.checkpoint import NotEnoughMemory, is_memory_full, open_checkpoint
 from sdv2live.engine.embedding_cache import fingerprint_of
 from sdv2live.engine.host_memory import free_bytes
-from sdv2live.engine.weights import load_into
+from sdv2live.engine.lane import Lane
+from sdv2live.engine.weights import Turn, load_into
 from sdv2live.errors import UserError, one_line
 
 if TYPE_CHECKING:
@@ -218,8 +220,10 @@ class UMT5Encoder:
     """Texts to embeddings [1, text_len, d_model] on the CPU, in `dtype`; rows past a text's own tokens are zero.
 
     weights: Wan's .pth, a .safetensors file, or a folder in transformers' layout. device: the GPU that may be used,
-    or the CPU. Its weights are read for each call of `encode` and given back after it. A GPU's memory is taken and
-    returned to the driver, which waits for what runs on it: not while a CUDA graph is captured.
+    or the CPU. Its weights are read for each call of `encode` and given back after it. On a GPU it has a queue of its
+    own, which nothing of the stream's stands in or waits for: embeddings are handed over by way of the host. Tensor by
+    tensor and text by text it lets captures of CUDA graphs go first (captures.py). Memory that is returned to the
+    driver at the end waits once for what runs on the GPU.
 
     One thread at a time.
     """
@@ -240,6 +244,7 @@ class UMT5Encoder:
         self._size, self._text_len = size, text_len
         self._free_bytes = free_bytes
         self._tokenizer: Tokenizer | None = None
+        self._lane: Lane | None = None  # one for all calls: torch has a small number of streams and gives them in turn
 
     def fingerprint(self) -> str:
         """Names what an embedding depends on besides the text: files and number format. Raises UserError."""
@@ -286,7 +291,8 @@ class UMT5Encoder:
 
     def _return_gpu_memory(self) -> None:
         if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+            with CAPTURES.beside():
+                torch.cuda.empty_cache()
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         if self._tokenizer is None:
@@ -296,13 +302,22 @@ class UMT5Encoder:
         return [self._tokenizer.encode(clean_text(text)).ids for text in texts]
 
     def _encode_on(self, device: torch.device, tokens: list[list[int]]) -> list[Tensor]:
-        with self._network(device) as network:
-            return [self._embedding(network, ids, device) for ids in tokens]
+        if device.type == "cpu":
+            with self._network(device) as network:
+                return [self._embedding(network, ids, device) for ids in tokens]
+        self._lane = self._lane or Lane(device)
+        embeddings = []
+        with self._lane.apart(), self._network(device, CAPTURES.beside) as network:
+            for ids in tokens:
+                with CAPTURES.beside():
+                    embeddings.append(self._embedding(network, ids, device))
+        return embeddings
 
     def _embedding(self, network: nn.Module, ids: list[int], device: torch.device) -> Tensor:
         # Each text runs at its own length. Padded to text_len with a mask, as the reference does it, its rows come
         # out the same (positions are relative and padding is masked), at up to a hundred times the work.
         with torch.inference_mode():
+            # To the host: that waits for this thread's queue alone, and no tensor of it is used in another one.
             rows = network(input_ids=torch.tensor([ids], device=device)).last_hidden_state.to("cpu")
         if not bool(rows.isfinite().all()):
             raise UserError(
@@ -314,11 +329,11 @@ class UMT5Encoder:
         return embedding
 
     @contextmanager
-    def _network(self, device: torch.device) -> Iterator[nn.Module]:
-        """The loaded network, for the time of the block."""
+    def _network(self, device: torch.device, turn: Turn = nullcontext) -> Iterator[nn.Module]:
+        """The loaded network, for the time of the block. turn: entered for each tensor of its weights."""
         network = build_empty(self._size)
         try:
-            self._load(network, device)
+            self._load(network, device, turn)
             yield network
         finally:
             # An error's traceback holds the network for as long as someone holds the error, so that it is the weights
@@ -326,12 +341,13 @@ class UMT5Encoder:
             network.to("meta")
             self._return_gpu_memory()
 
-    def _load(self, network: nn.Module, device: torch.device) -> None:
+    def _load(self, network: nn.Module, device: torch.device, turn: Turn) -> None:
         started_s = time.monotonic()
         if self._weights.is_dir():
             _check_config(self._weights / "config.json", self._size)
         tensors = stack_tensors(open_checkpoint(self._weights))
-        load_into(network.get_submodule("encoder"), tensors, path=self._weights, dtype=self._dtype, device=device)
+        encoder = network.get_submodule("encoder")
+        load_into(encoder, tensors, path=self._weights, dtype=self._dtype, device=device, turn=turn)
         log.info("text encoder loaded on %s in %.1f s", device, time.monotonic() - started_s)
 
 

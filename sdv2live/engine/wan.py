@@ -220,8 +220,8 @@ def _codec(
         fill(network, path, dtype=dtype, device=device, prepared=prepared)
         if device.type == "cuda":
             channels_last_(network)
-        if isinstance(network, WanVAE) and chooses_compile(spec.compile):
-            speed_up_vae(network, device)
+        if isinstance(network, WanVAE):
+            speed_up_vae(network, device, compiles=chooses_compile(spec.compile))
     return WanCodec(encoder, decoder, normalise=spec.normalises_latents, mode=VAE_MODES[spec.vae])
 
 

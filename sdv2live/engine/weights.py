@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from sdv2live.errors import UserError
 
 __all__ = ["NotEnoughMemory", "load_into", "load_strict", "open_checkpoint", "part_of_transformer", "random_weights_"]
 
+Turn = Callable[[], AbstractContextManager[object]]
 SHOWN_DIFFERENCES = 3
 FLOATS = frozenset(
     {
@@ -45,13 +47,20 @@ def load_strict(module: nn.Module, path: Path, *, dtype: torch.dtype, device: to
 
 
 def load_into(
-    module: nn.Module, tensors: Mapping[str, Tensor], *, path: Path, dtype: torch.dtype, device: torch.device
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    path: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    turn: Turn = nullcontext,
 ) -> None:
     """Make `tensors` the weights of `module`, in eval mode and without gradients; `path` is for messages.
 
     The module is best built on the meta device: each tensor is then taken from the mapping, converted and put in the
     module's place for it, so that the peak is the module and one tensor. On the CPU a tensor that already has `dtype`
     is not copied: the module then runs on the mapped file. Floats of any width become `dtype`, whole numbers stay.
+    turn: what each tensor is taken within, for a load that goes on beside other work.
 
     Raises UserError if a single name or shape differs (there is no looser try), for a value that is not finite, and
     NotEnoughMemory; the module is then as it was. Raises ValueError if the module has something on the meta device
@@ -67,7 +76,8 @@ def load_into(
     is_full = False
     try:
         for name, place in wanted.items():
-            ready[name] = _converted(name, tensors[name], place, path=path, dtype=dtype, device=device)
+            with turn():
+                ready[name] = _converted(name, tensors[name], place, path=path, dtype=dtype, device=device)
     except (RuntimeError, MemoryError) as error:
         if not is_memory_full(error):
             raise

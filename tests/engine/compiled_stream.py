@@ -78,7 +78,7 @@ def norm_difference(device: torch.device) -> float:
     plain, joined = torch.empty_like(x), x.new_zeros(4, 4, 6, 8)
     norm.silu_into(x, plain)
     vae = WanVAE(WanVaeConfig(base_dim=4), has_decoder=False)
-    speed_up_vae(vae, device)
+    speed_up_vae(vae, device, compiles=True)
     norm.fused = next(each for each in vae.modules() if isinstance(each, RMSNorm)).fused
     norm.silu_into(x, joined[2:])
     assert not joined[:2].any()

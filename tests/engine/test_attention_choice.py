@@ -13,10 +13,14 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from sdv2live.engine import attention_choice
+from sdv2live.engine import attention_choice, stage_runner
 from sdv2live.engine.attention_choice import AttentionChoice, attend_by, candidates, choose_attention, fastest
+from sdv2live.engine.base import ChunkSettings
+from sdv2live.engine.kv_cache import KVCache
 from sdv2live.engine.model.attention import attend
-from tests.engine.toy import CPU
+from sdv2live.engine.reference_profile import ReferenceKVCache
+from sdv2live.engine.window import Window
+from tests.engine.toy import CPU, run_toy, toy_engine
 
 
 @pytest.fixture
@@ -78,7 +82,7 @@ def test_flash_attention_is_a_candidate_where_it_is_installed(
     package.flash_attn_func = lambda q, k, v: (attend(q, k, v), q) if gives_sums else attend(q, k, v)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "flash_attn_interface", package)
     found = candidates()
-    assert list(found) == ["sdpa", *attention_choice.BACKENDS, "flash-attn 3"]
+    assert list(found) == [attention_choice.PLAIN, *attention_choice.BACKENDS, "flash-attn 3"]
     torch.testing.assert_close(found["flash-attn 3"](*drawn), attend(*drawn))
     work = []
     for each in (found["flash-attn 3"], attend):  # the second as the products that it is made of
@@ -86,6 +90,30 @@ def test_flash_attention_is_a_candidate_where_it_is_installed(
             each(*drawn)
         work.append(counter.get_total_flops())
     assert work[0] == work[1] > 0
+
+
+@pytest.mark.parametrize("new_cache", [KVCache, ReferenceKVCache])
+def test_an_engine_that_compiles_nothing_runs_what_was_chosen(
+    monkeypatch: pytest.MonkeyPatch, new_cache: type[KVCache]
+) -> None:
+    """Here a kernel of another name, which is asked for the shapes of the stream."""
+    asked: list[dict[str, object]] = []
+    runs: list[torch.Size] = []
+
+    def quick(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        runs.append(k.shape)
+        return attend(q, k, v)
+
+    def choose(device: torch.device, **shapes: object) -> AttentionChoice:
+        asked.append(shapes)
+        return AttentionChoice("quick", quick, {"quick": 1.0})
+
+    monkeypatch.setattr(stage_runner, "choose_attention", choose)
+    engine = toy_engine(new_cache=new_cache, window=Window(capacity=4, sinks=1))
+    run_toy(engine, [ChunkSettings(mix=(("one", 1.0),), steps=(700,), steps_count=1)] * 6)
+    assert engine.pipe.first.attention.name == "quick"
+    assert runs[-1] == (1, 4 * 6, 2, 24), "the window, of six tokens a frame"
+    assert asked == [{"tokens": 6, "past_tokens": 24, "heads": 2, "head_dim": 24, "dtype": torch.float32}]
 
 
 @pytest.mark.gpu

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sdv2live.engine import compile as fast
 from sdv2live.engine import stage_runner
-from sdv2live.engine.model.wan_vae import CausalConv
+from sdv2live.engine.model.wan_vae import CausalConv, RMSNorm
 from sdv2live.engine.stream import StreamEngine
 from tests.engine.compiled_stream import BASE, SCRIPT, KeptLatents, difference
 from tests.engine.toy import CPU, SumCodec, run_toy, toy_engine
@@ -207,11 +207,24 @@ def test_the_quicker_way_is_timed_once_for_each_shape() -> None:
     assert timed == ["whole", "by_taps"] * 2
 
 
+@pytest.mark.parametrize(
+    ("device", "compiles", "chooses", "fuses"),
+    [(GPU, False, True, False), (GPU, True, True, True), (CPU, False, False, False), (CPU, True, False, True)],
+)
+def test_a_gpu_chooses_its_convolutions_without_a_compiler(
+    device: torch.device, compiles: bool, chooses: bool, fuses: bool
+) -> None:
+    vae = small_vae()
+    fast.speed_up_vae(vae, device, compiles=compiles)
+    assert {module.way is not None for module in vae.modules() if isinstance(module, CausalConv)} == {chooses}
+    assert {module.fused is not None for module in vae.modules() if isinstance(module, RMSNorm)} == {fuses}
+
+
 def test_a_fused_norm_writes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is compiled, run as it stands: the whole autoencoder with it and without."""
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     plain, fused = small_vae(), small_vae()
-    fast.speed_up_vae(fused, CPU)
+    fast.speed_up_vae(fused, CPU, compiles=True)
     video = torch.randn(1, 3, 9, 32, 48, generator=torch.Generator().manual_seed(3))
     latents = [encode_in(vae, video, [5, 4]) for vae in (plain, fused)]
     assert_close(latents[1], latents[0], 1e-6)

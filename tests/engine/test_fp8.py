@@ -44,7 +44,7 @@ def test_the_error_of_a_product() -> None:
     rounded = (each.bfloat16() for each in (x, weight, bias))
     usual = relative_error(torch.nn.functional.linear(*rounded), expected)
     print(f"a product of 512: {error:.1%} in FP8, {usual:.1%} in bfloat16")
-    assert error < 0.05
+    assert error < 0.04, "what assets/docs/wan.md says"
 
 
 def test_rows_keep_their_own_scale_and_nothing_overflows() -> None:
@@ -62,7 +62,7 @@ def test_the_error_of_a_network() -> None:
     exact = flow_of(drawn_(WanTransformer(CONFIG)))
     usual, error = (relative_error(flow_of(dit), exact) for dit in (plain, coarse))
     print(f"the flow of {CONFIG.num_layers} blocks of {CONFIG.dim}: {error:.1%} in FP8, {usual:.1%} in bfloat16")
-    assert usual < error < 0.1
+    assert usual < error < 0.035, "what assets/docs/wan.md says"
 
 
 def test_the_ends_stay_and_the_weights_that_become_fp8_are_let_go() -> None:

@@ -156,6 +156,22 @@ def test_memory_that_lanes_do_not_share_is_counted_for_each() -> None:
     assert shared.working < apart.working <= 3 * shared.working
 
 
+def test_a_thread_that_waits_for_a_gpu_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's own default is to ask again and again, which costs a core for each thread that waits."""
+    made: list[dict[str, bool]] = []
+
+    class Event:
+        def __init__(self, **how: bool) -> None:
+            made.append(how)
+
+        def record(self) -> None:
+            pass
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    StageClock(torch.device("cuda", 0)).mark()
+    assert made == [{"enable_timing": True, "blocking": True}]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU that torch can use")
 @pytest.mark.parametrize("name", ["wan", "pocket"])

@@ -11,7 +11,7 @@ import torch
 from sdv2live.engine.base import Chunk, ChunkSettings
 from sdv2live.engine.window import Window
 from sdv2live.errors import ChunkError
-from tests.engine.toy import SIZE_WH, run_toy, toy_engine, toy_frames, toy_prompt
+from tests.engine.toy import SIZE_WH, SumCodec, run_toy, toy_engine, toy_frames, toy_prompt
 
 BASE = ChunkSettings(
     mix=(("one", 1.0),), steps=(800, 600, 400, 200), steps_count=2, noise_max=0.8, noise_min=0.6, noise_mode="fresh"
@@ -158,6 +158,31 @@ def test_a_picture_that_is_not_finite_is_marked() -> None:
         engine.pipe.first.dit.head.head.bias.fill_(float("nan"))
     engine.submit(Chunk(0, toy_frames(0)), BASE)
     assert [result.is_finite for result in engine.poll()] == [False]
+
+
+class HalfPrecision(SumCodec):
+    """Pictures in float16, as on a GPU before Ampere: all of one value, but for a corner."""
+
+    def __init__(self, value: float, corner: float) -> None:
+        super().__init__()
+        self._frames = torch.full((1, 4, 3, 128, 192), value, dtype=torch.float16)
+        self._frames[..., -1, -1] = corner
+
+    def decode(self, *_: object) -> torch.Tensor:
+        return self._frames
+
+
+@pytest.mark.parametrize(
+    ("value", "corner", "is_finite"),
+    [(0.9, 0.9, True), (-0.9, -0.9, True), (0.9, float("inf"), False), (0.0, float("nan"), False)],
+)
+def test_a_picture_in_float16_is_good_however_bright_it_is(value: float, corner: float, is_finite: bool) -> None:
+    """295 000 values of 0.9 make four times what float16 can hold."""
+    engine = toy_engine(codec=HalfPrecision(value, corner))
+    engine.submit(Chunk(0, toy_frames(0)), BASE)
+    (result,) = engine.poll()
+    assert result.is_finite is is_finite
+    assert abs(int(result.frames[0, 0, 0, 0]) - (128 + 127.5 * value)) <= 1
 
 
 def test_a_long_run_neither_grows_nor_moves_out_of_the_window() -> None:

@@ -10,6 +10,7 @@ import logging
 import math
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sdv2live.engine import umt5
+from sdv2live.engine.captures import CAPTURES
 from sdv2live.engine.checkpoint import NotEnoughMemory
+from sdv2live.engine.lane import Lane
 from sdv2live.engine.umt5 import (
     GPU_HEADROOM_BYTES,
     TEXT_LEN,
@@ -368,13 +371,14 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, weakref.r
     full = [torch.OutOfMemoryError("CUDA out of memory."), NotEnoughMemory("the weights do not fit.")]
     real: Callable[..., None] = umt5.load_into
 
-    def load(module: torch.nn.Module, tensors: object, *, path: Path, dtype: torch.dtype, device: torch.device) -> None:
-        real(module, tensors, path=path, dtype=dtype, device=CPU)
+    def load(module: torch.nn.Module, tensors: object, *, device: torch.device, **options: Any) -> None:
+        real(module, tensors, device=CPU, **options)
         done.append((device.type, weakref.ref(module.get_parameter("embed_tokens.weight"))))
         if device.type == "cuda":
             raise full.pop()
 
     monkeypatch.setattr(umt5, "load_into", load)
+    monkeypatch.setattr(umt5, "Lane", lambda _: Lane(CPU))
     yield done
 
 
@@ -418,6 +422,70 @@ def test_a_gpu_that_turns_out_too_small_leaves_it_to_the_cpu(
         assert f"did not fit on cuda:0 after all ({why})" in caplog.text
 
 
+def test_on_a_gpu_all_of_it_is_beside_the_stream_and_gives_way_to_captures(
+    original_file: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU that is the CPU: each tensor is taken, each text encoded and the memory returned where the two allow it."""
+    expected = small_encoder(original_file, tokenizer_dir).encode([SHORT, LONG])
+    where = {"lane": 0, "piece": 0}
+    done: list[tuple[str, int, int]] = []
+    streams: list[torch.device] = []
+
+    @contextmanager
+    def inside(what: str) -> Iterator[None]:
+        assert not where[what], f"two of {what} at once would wait for each other for ever"
+        where[what] += 1
+        yield
+        where[what] -= 1
+
+    def note(what: str) -> None:
+        done.append((what, where["lane"], where["piece"]))
+
+    class Beside(Lane):
+        def __init__(self, device: torch.device) -> None:
+            streams.append(device)
+            super().__init__(CPU)
+
+        def apart(self) -> AbstractContextManager[None]:
+            return inside("lane")
+
+    class OnTheCpu(UMT5Encoder):
+        def _embedding(self, network: torch.nn.Module, ids: list[int], device: torch.device) -> Tensor:
+            note("text")
+            return super()._embedding(network, ids, CPU)
+
+    class Read(dict[str, Tensor]):
+        def __getitem__(self, name: str) -> Tensor:
+            note("tensor")
+            return super().__getitem__(name)
+
+    real = umt5.load_into
+    monkeypatch.setattr(umt5, "Lane", Beside)
+    monkeypatch.setattr(CAPTURES, "beside", lambda: inside("piece"))
+    monkeypatch.setattr(umt5, "load_into", lambda *given, **options: real(*given, **options | {"device": CPU}))
+    monkeypatch.setattr(umt5, "stack_tensors", lambda tensors: Read(stack_tensors(tensors)))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: note("memory"))
+    encoder = OnTheCpu(
+        original_file,
+        tokenizer_dir,
+        device=torch.device("cuda", 0),
+        dtype=torch.float32,
+        size=SMALL,
+        free_bytes=lambda _: 1 << 40,
+    )
+    for _ in range(2):
+        made = encoder.encode([SHORT, LONG])
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(made, expected, strict=True))
+        order = [what for what, _, _ in done]
+        tensors = order.count("tensor")
+        assert tensors >= len(random_weights()) and order == ["tensor"] * tensors + ["text"] * 2 + ["memory"]
+        # Shapes are compared first, which takes nothing of the GPU.
+        assert done.count(("tensor", 1, 1)) == len(random_weights())
+        assert done.count(("text", 1, 1)) == 2 and done[-1] == ("memory", 1, 1)
+        done.clear()
+    assert streams == [torch.device("cuda", 0)], "one for all calls"
+
+
 @pytest.mark.parametrize(
     "error", [RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), MemoryError()]
 )
@@ -441,6 +509,7 @@ def test_on_a_gpu_it_is_the_same_and_nothing_stays(
     encoder: UMT5Encoder, original_file: Path, tokenizer_dir: Path
 ) -> None:
     on_gpu = small_encoder(original_file, tokenizer_dir, device=torch.device("cuda", 0))
+    on_gpu.encode([SHORT])  # what libraries keep for a stream is there from then on
     before = torch.cuda.memory_allocated()
     (embedding,) = on_gpu.encode([SHORT])
     assert torch.allclose(embedding, encoder.encode([SHORT])[0], atol=1e-2, rtol=1e-2)
