@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -52,7 +52,7 @@ def build_engine(
     if spec.ranks == 1:
         stages = StageMap.on_one(_blocks(spec))
         return _build(spec, assets, device, first_epoch, say, stages, _alone, on_landed, on_read)
-    from sdv2live.engine.cards import measured_cards, word_on_unequal
+    from sdv2live.engine.cards import agreed_precision, measured_cards, word_on_unequal
     from sdv2live.engine.pipeline import Parcels, Pipeline
     from sdv2live.engine.world import Address, World
 
@@ -62,6 +62,7 @@ def build_engine(
     try:
         say(f"waiting for {spec.ranks - 1} more ranks at {world.address}")
         world.connect(device)
+        spec = replace(spec, precision=agreed_precision(world, spec.precision, device))
         cards: list[Card] = []
         if spec.split == "auto":
             say("measuring the ranks")

@@ -14,6 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NoReturn
 
 from sdv2live.engine.base import EngineSpec
@@ -63,7 +64,7 @@ def run_rank(
     import torch
 
     from sdv2live.engine.build import build_rank
-    from sdv2live.engine.cards import measured_cards
+    from sdv2live.engine.cards import agreed_precision, measured_cards
     from sdv2live.engine.compile import telling
     from sdv2live.engine.pipeline import Parcels, report_of, serve
     from sdv2live.engine.precision import choose_dtype, device_of_rank, threads_of_rank, work_on
@@ -84,6 +85,7 @@ def run_rank(
 
     pulse = Pulse(world, on_lost=on_lost)
     try:
+        spec = replace(spec, precision=agreed_precision(world, spec.precision, device))
         if spec.split == "auto":
             say_to_all("measuring")
             measured_cards(world, device, choose_dtype(spec.precision, device))

@@ -293,6 +293,36 @@ def test_a_wan_engine_over_two_processes(
     assert differences.max() <= 1 and (differences > 0).mean() < 0.001
 
 
+OF_A_NEWER_PROCESSOR = """
+import sys, torch
+from sdv2live.engine.rank_worker import run_rank
+torch.cpu.get_capabilities = lambda: {"avx512_bf16": True, "cpu_name": "a newer one"}
+run_rank(1, sys.argv[1], device_name="cpu", threads=1, on_lost=print)
+"""
+
+
+def test_ranks_that_would_take_different_number_formats_take_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What hops would else be as long as the sender has it, and be read as the receiver has it."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    spec = with_meeting_place(replace(SPEC, precision="auto", world=2, split="3,3"))
+    twin, settings = in_one_process("3,3"), replace(PLAIN, steps_count=2)
+    with subprocess.Popen([sys.executable, "-c", OF_A_NEWER_PROCESSOR, spec.master], cwd=ROOT) as other:
+        try:
+            engine = build_engine(spec, assets_dir())
+            try:
+                assert same(run(engine, 4, settings), run(twin, 4, settings)), "float32 in both"
+            finally:
+                engine.close()
+            assert other.wait(timeout=30) == 0
+        finally:
+            other.kill()
+    assert "all ranks compute in float32" in caplog.text
+    assert "rank 1 (a newer one, 1 threads) alone would take bfloat16. --precision asks" in caplog.text
+    twin.close()
+
+
 @pytest.mark.slow
 def test_five_hundred_chunks() -> None:
     twin, settings = in_one_process("3,3"), replace(PLAIN, steps_count=2)
