@@ -202,13 +202,16 @@ class Pipeline:
         ]
 
     def move_blocks(self, counts: tuple[int, ...]) -> None:
-        """Give each rank so many blocks, with their weights and caches; nothing may be under way."""
+        """Give each rank so many blocks, with their weights and caches; nothing may be under way. Waits for all: how
+        long a move takes says nothing about the micro-steps behind it."""
         assert not self._under_way, "blocks move between micro-steps"
         wanted = StageMap(counts, self.stages.decode_rank)
         self._tell_all(Tell.BLOCKS, ",".join(map(str, counts)).encode())
         with _noticing():
             move_blocks(self.first, self.stages, wanted, rank=0)
         self._parcels.stages = wanted
+        for rank in range(1, self.depth):
+            self._answer_of(rank)
         log.info("the blocks are split %s now", wanted)
 
     def close(self) -> None:
@@ -324,6 +327,7 @@ def serve(world: World, runner: StageRunner, parcels: Parcels) -> None:
                 with _noticing():
                     move_blocks(runner, parcels.stages, wanted, rank=rank)
                 parcels.stages = wanted
+                orders.answer(0)
             case Tell.END:
                 return
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
-from sdv2live.engine import rank_process
+from sdv2live.clock import FakeClock
+from sdv2live.engine import client, rank_process
+from sdv2live.engine.base import Chunk, ChunkResult, ChunkSettings, EngineSpec
 from sdv2live.engine.child import start_child
+from sdv2live.errors import EngineDead
+from sdv2live.paths import assets_dir
 from sdv2live.supervisor import State
+from tests.faults import moving_worker
 from tests.faults.live import live_app, until
 
 
@@ -50,6 +58,48 @@ def test_a_rank_that_hangs_is_replaced() -> None:
         assert not psutil.pid_exists(pid)
         generated = app.session.frames_generated
         until(lambda: app.session.frames_generated > generated, "new pictures")
+
+
+def test_blocks_may_take_their_time_to_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real processes, and a clock that says how long they were silent."""
+    monkeypatch.setattr(client, "start_child", lambda _, **options: start_child(moving_worker.__name__, **options))
+    clock, results = FakeClock(), list[ChunkResult]()
+    engine = client.EngineClient(
+        EngineSpec("pocket", (64, 64), threads=1, device="cpu", gpus=2, split="3,3"), assets_dir(), clock
+    )
+
+    def is_idle() -> bool:
+        results.extend(engine.poll())
+        return engine.is_idle
+
+    def goes_on(number: Iterator[int]) -> None:
+        until(is_idle, "the chunk before is taken")
+        frames = np.random.default_rng(0).integers(0, 256, (engine.frames_wanted, 64, 64, 3), np.uint8)
+        engine.submit(Chunk(next(number), frames), ChunkSettings())
+
+    try:
+        numbers, process = itertools.count(), psutil.Process(engine.pid)
+        while process.status() != psutil.STATUS_STOPPED:
+            goes_on(numbers)
+            until(lambda: is_idle() or process.status() == psutil.STATUS_STOPPED, "it is taken, or blocks move")
+        until(lambda: not results.extend(engine.poll()) and bool(engine._lengthy), "the app is told before")
+        for _ in range(8):
+            clock.advance(0.5)  # a chunk as any other would be given up after 2 s
+            results.extend(engine.poll())
+        os.kill(engine.pid, signal.SIGCONT)
+        while not engine.reports or engine.reports[0]["blocks"] != [0, moving_worker.MOVES_TO[0]]:
+            goes_on(numbers)
+        results.extend(engine.flush())
+        assert [each.chunk_id for each in results] == list(range(next(numbers))) and not engine._lengthy
+        with pytest.raises(EngineDead, match=r"it gave no picture for 2\.0 s"):
+            os.kill(engine.pid, signal.SIGSTOP)
+            goes_on(numbers)
+            for _ in range(8):
+                clock.advance(0.5)
+                engine.poll()
+            pytest.fail("a chunk as any other")
+    finally:
+        engine.kill()
 
 
 def test_ranks_that_cannot_start_become_one_device_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
