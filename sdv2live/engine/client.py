@@ -37,7 +37,7 @@ from sdv2live.engine.ipc import (
     write_message,
 )
 from sdv2live.engine.rank_process import RankProcess, start_ranks, with_meeting_place
-from sdv2live.errors import ChunkError, EngineDead
+from sdv2live.errors import ChunkError, EngineDead, UserError, one_line
 from sdv2live.frames import Pixels
 from sdv2live.understood import Understood
 
@@ -74,7 +74,10 @@ class EngineClient(Engine):
         on_event: Callable[[], None] = lambda: None,
         on_read: Callable[[tuple[Understood, ...]], None] = lambda _: None,
     ) -> None:
-        """on_event: something is to be polled; from any thread. on_read: what a prompt is read as; from `poll`."""
+        """on_event: something is to be polled; from any thread. on_read: what a prompt is read as; from `poll`.
+
+        Raises EngineRefused where it is known beforehand that it cannot start, and EngineDead.
+        """
         self.spec = spec = with_meeting_place(spec)
         self.traits = traits_of(spec)
         self.stage = "starting"
@@ -92,6 +95,9 @@ class EngineClient(Engine):
         try:
             self._ranks = start_ranks(spec, on_event=on_event)
             self._process = start_child("sdv2live.engine.worker", descriptors=[handle.descriptor])
+        except UserError as error:
+            self._frames.close()
+            raise EngineRefused(one_line(error)) from error
         except (OSError, EngineDead) as error:
             for rank in self._ranks:
                 rank.kill()

@@ -57,6 +57,20 @@ def device_of_rank(wanted: str, index: int, gpus: int) -> torch.device:
     return torch.device(device.type, index)
 
 
+def device_of_local_rank(wanted: str, index: int) -> torch.device:
+    """The device of a rank that was started by hand or by torchrun as number `index` of this machine: as it is named,
+    else the GPU of that number, or the CPU. Raises UserError."""
+    device = choose_device(wanted)
+    if device.type != "cuda" or ":" in wanted:
+        return device
+    if index >= (there := torch.cuda.device_count()):
+        raise UserError(
+            f"LOCAL_RANK {index} asks for GPU {index}, and this machine has {there}, counted from 0: start {there} "
+            "ranks here at most, or name a GPU with --device."
+        )
+    return torch.device("cuda", index)
+
+
 def threads_of_rank(wanted: int, gpus: int) -> int:
     """How many threads each of `gpus` ranks on this machine has on the CPU; wanted: by the user, 0 for our choice."""
     return wanted or max(1, torch.get_num_threads() // gpus)

@@ -50,13 +50,13 @@ def run_rank(
     *,
     device_name: str = "auto",
     index: int = 0,
-    gpus: int = 1,
+    gpus: int | None = None,
     threads: int = 0,
     say: Callable[[str], None] = log.info,
     on_lost: Callable[[str], None],
 ) -> None:
-    """Until rank 0 says that it is over. device_name: auto, cpu or cuda:N. index: which of `gpus`
-    ranks on this machine it is. on_lost: called from another thread.
+    """Until rank 0 says that it is over. device_name: auto, cpu or cuda:N. index: which rank of
+    this machine it is; gpus: of how many, None where nobody here knows. on_lost: called from another thread.
 
     Raises UserError for what the user can put right and RankLost.
     """
@@ -66,13 +66,20 @@ def run_rank(
     from sdv2live.engine.build import build_rank
     from sdv2live.engine.cards import agreed_precision, measured_cards
     from sdv2live.engine.compile import telling
+    from sdv2live.engine.meeting_place import Address
     from sdv2live.engine.pipeline import Parcels, report_of, serve
-    from sdv2live.engine.precision import choose_dtype, device_of_rank, threads_of_rank, work_on
+    from sdv2live.engine.precision import (
+        choose_dtype,
+        device_of_local_rank,
+        device_of_rank,
+        threads_of_rank,
+        work_on,
+    )
     from sdv2live.engine.stages import StageMap
-    from sdv2live.engine.world import Address, Pulse, World
+    from sdv2live.engine.world import Pulse, World
 
-    device = device_of_rank(device_name, index, gpus)
-    torch.set_num_threads(threads_of_rank(threads, gpus))
+    device = device_of_local_rank(device_name, index) if gpus is None else device_of_rank(device_name, index, gpus)
+    torch.set_num_threads(threads_of_rank(threads, gpus or index + 1))
     work_on(device)
     say("joining")
     world, plan = World.join(rank, Address.parse(master))

@@ -19,26 +19,32 @@ import numpy as np
 import pytest
 import torch
 
-from sdv2live.engine import cards, world
+from sdv2live.engine import cards, rank_process, world
 from sdv2live.engine.balance import RankCosts, better_plan, estimate
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.build import build_engine, first_split
 from sdv2live.engine.cards import word_on_unequal
+from sdv2live.engine.catalogue import known_blocks
 from sdv2live.engine.ceilings import measure_ceilings as ceilings
+from sdv2live.engine.meeting_place import Address
+from sdv2live.engine.model.wan_transformer import POCKET, WAN_1_3B, WAN_14B
 from sdv2live.engine.orders import DecodeOrder, NoiseKey, RowOrder, StepOrder
 from sdv2live.engine.pipe import LocalPipe
 from sdv2live.engine.pipeline import LOOK_AFTER_CHUNKS, Pipeline, costs_of
 from sdv2live.engine.pocket import build_pocket, pocket_stage
-from sdv2live.engine.precision import device_of_rank
+from sdv2live.engine.precision import device_of_local_rank, device_of_rank
 from sdv2live.engine.rank_process import RankProcess, start_ranks, with_meeting_place
+from sdv2live.engine.rank_worker import rank_from
 from sdv2live.engine.stages import StageMap, given_split
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.wan import build_wan
 from sdv2live.engine.work_counts import Card
-from sdv2live.engine.world import Address, World
+from sdv2live.engine.world import World
 from sdv2live.errors import RankLost, UserError
 from sdv2live.frames import Pixels
 from sdv2live.paths import assets_dir
+from sdv2live.registry import Registry
+from sdv2live.settings import engine_spec
 from tests.engine.wan_cases import write_weights
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +62,7 @@ CHANGES = {
 }
 FAST = Card("H100", 788, 788, memory_gb_per_s=3020, link_gb_per_s=31.5)
 SLOW = Card("RTX 4090", 165, 165, memory_gb_per_s=920, link_gb_per_s=31.5)
+TORCHRUN = {"RANK": "3", "MASTER_ADDR": "there", "MASTER_PORT": "29500", "LOCAL_RANK": "1"}
 NO_CHANGES: Mapping[int, dict[str, Any]] = {}
 
 
@@ -359,7 +366,8 @@ def test_a_rank_that_stands_still_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
 
 LOADS_FOR_EVER = """
 import sys, torch
-from sdv2live.engine.world import Address, Pulse, World
+from sdv2live.engine.meeting_place import Address
+from sdv2live.engine.world import Pulse, World
 world, _ = World.join(1, Address.parse(sys.argv[1]))
 world.connect(torch.device("cpu"))
 Pulse(world, on_lost=print)
@@ -407,13 +415,39 @@ def test_a_rank_that_says_nothing_of_its_card_is_not_waited_for_for_ever(monkeyp
         first.posted("card/1")
 
 
-def test_a_port_in_use_is_a_sentence() -> None:
+def refused(monkeypatch: pytest.MonkeyPatch, spec: EngineSpec) -> str:
+    """What rank 0 says, which whoever starts the others says too, and starts none."""
+    monkeypatch.setattr(rank_process, "start_child", lambda *_, **__: pytest.fail("a rank was started"))
+    with pytest.raises(UserError) as by_rank_0:
+        build_engine(spec, assets_dir())
+    with pytest.raises(UserError) as beforehand:
+        start_ranks(spec)
+    assert str(by_rank_0.value) == str(beforehand.value)
+    return str(beforehand.value)
+
+
+def test_a_place_that_cannot_be_met_at_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         master = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(UserError, match=rf"cannot meet at {master} .* --master HOST:PORT"):
-            build_engine(replace(SPEC, gpus=2, master=master), assets_dir())
+        assert refused(monkeypatch, replace(SPEC, gpus=2, master=master)) == (
+            f"the ranks cannot meet at {master}: the port is in use; give another one with --master HOST:PORT."
+        )
+    word = refused(monkeypatch, replace(SPEC, gpus=2, master="192.0.2.1:29500"))  # an address of nobody
+    assert word.startswith("the ranks cannot meet at 192.0.2.1:29500: 192.0.2.1 is no address of this machine, where")
+
+
+def test_a_place_to_meet_at_is_not_used_by_one_rank_alone_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    build_engine(replace(SPEC, master="192.0.2.1:29500"), assets_dir()).close()
+    assert "--master 192.0.2.1:29500 is not used, since there is one rank alone: --world says" in caplog.text
+
+
+def test_fewer_ranks_in_the_world_than_here_are_a_sentence() -> None:
+    registry = Registry()
+    registry.set_strictly([("engine.gpus", "3"), ("engine.world", "2")], origin="test")
+    with pytest.raises(UserError, match=r"--world 2 counts the ranks of all machines, .* give --world 3 or more"):
+        engine_spec(registry)
 
 
 @pytest.mark.parametrize(
@@ -428,9 +462,16 @@ def test_a_port_in_use_is_a_sentence() -> None:
         ("auto", 7, "7 ranks are more than 6 blocks"),
     ],
 )
-def test_a_split_that_cannot_be_is_a_sentence(split: str, gpus: int, words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        build_engine(replace(SPEC, gpus=gpus, split=split, master="127.0.0.1:9"), assets_dir())
+def test_a_split_that_cannot_be_is_a_sentence(
+    split: str, gpus: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert words in refused(monkeypatch, replace(SPEC, gpus=gpus, split=split, master="127.0.0.1:9"))
+
+
+def test_blocks_are_known_without_torch_but_for_sizes_of_ones_own(tmp_path: Path) -> None:
+    for name, config in (("pocket", POCKET), ("wan-1.3b", WAN_1_3B), ("wan-14b", WAN_14B)):
+        assert known_blocks(EngineSpec(name, SIZE_WH, random_weights=True)) == config.num_layers
+    assert known_blocks(EngineSpec("wan-1.3b", SIZE_WH, weights=str(tmp_path))) is None
 
 
 def test_more_gpus_than_there_are_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -441,6 +482,38 @@ def test_more_gpus_than_there_are_is_a_sentence(monkeypatch: pytest.MonkeyPatch)
         device_of_rank("auto", 0, 3)
     with pytest.raises(UserError, match="leave --device away"):
         device_of_rank("cuda:1", 0, 2)
+
+
+def test_a_rank_started_by_hand_or_by_torchrun_has_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device_of_local_rank("auto", 1) == device_of_local_rank("cuda:1", 0) == torch.device("cuda", 1)
+    assert device_of_local_rank("cpu", 3) == torch.device("cpu") and device_of_local_rank("cuda:0", 3).index == 0
+    with pytest.raises(UserError, match=r"^LOCAL_RANK 2 asks for GPU 2, and this machine has 2, .* with --device\.$"):
+        device_of_local_rank("auto", 2)
+
+
+@pytest.mark.parametrize(
+    ("rank", "master", "environ", "found"),
+    [
+        (2, "host:1", {}, (2, "host:1", 0)),
+        (None, None, TORCHRUN, (3, "there:29500", 1)),
+        (1, "host:1", TORCHRUN, (1, "host:1", 1)),
+        (None, "host:1", {}, "which rank is this? Add --rank N, from 1 to the number of ranks less one."),
+        (0, "host:1", {}, "--rank 0: the first rank is the run itself; the others are numbered from 1."),
+        (None, "host:1", TORCHRUN | {"RANK": "0"}, "--rank 0: the first rank is the run itself"),
+        (1, None, {"MASTER_ADDR": "there"}, "where is the run? Add --master HOST:PORT, as the run was given it."),
+    ],
+)
+def test_a_rank_is_said_by_flags_or_by_torchrun(
+    rank: int | None, master: str | None, environ: dict[str, str], found: tuple[int, str, int] | str
+) -> None:
+    if isinstance(found, tuple):
+        assert rank_from(rank, master, environ) == found
+    else:
+        with pytest.raises(UserError, match=f"^{re.escape(found)}"):
+            rank_from(rank, master, environ)
 
 
 @pytest.mark.parametrize("text", ["", "here", "host:", "host:0", "host:70000", ":29500", "host:a"])

@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,7 @@ from sdv2live.engine.child import start_child
 from sdv2live.errors import EngineDead
 from sdv2live.paths import assets_dir
 from sdv2live.supervisor import State
-from tests.faults import moving_worker
+from tests.faults import full_worker, moving_worker
 from tests.faults.live import live_app, until
 
 
@@ -118,3 +121,37 @@ def test_ranks_that_cannot_start_become_one_device_with_a_word(monkeypatch: pyte
         until(lambda: len(app.supervisor.engine_pids) == 2, "all are tried again on request")
         generated = app.session.frames_generated
         until(lambda: app.session.frames_generated > generated + 4, "new pictures from both")
+
+
+def test_where_one_device_has_no_room_the_ranks_are_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two starts of both fail; then the engine on one device says that it does not fit, before it loads anything."""
+    starts = itertools.count()
+
+    def rank_starts(module: str, **options: Any) -> Any:
+        return start_child("sdv2live.no_such_module" if next(starts) < 2 else module, **options)
+
+    def engine_starts(module: str, **options: Any) -> Any:
+        is_alone = next(counted) == 2
+        return start_child(full_worker.__name__ if is_alone else module, **options)
+
+    counted = itertools.count()
+    monkeypatch.setattr(rank_process, "start_child", rank_starts)
+    monkeypatch.setattr(client, "start_child", engine_starts)
+    with live_app(engine__gpus=2, engine__threads=1) as (app, watcher):
+        assert app.supervisor.restarts == 3 and app.supervisor.state is State.RUNNING
+        assert len(app.supervisor.engine_pids) == 2 and watcher.newest.std() > 1
+    assert f"one device cannot take over: {full_worker.REASON} All 2 ranks are tried again." in caplog.messages
+
+
+def test_what_cannot_be_is_said_before_anything_is_started(tmp_path: Path) -> None:
+    """The command: a sentence and nothing else, without torch and without numbers of what was never shown."""
+    command = [sys.executable, "-X", "importtime", "-m", "sdv2live", "live", "--headless", "--gpus", "8"]
+    env = {**os.environ, "PYTHONPATH": str(assets_dir().parent)}
+    ran = subprocess.run([*command, "--osc-port", "0"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    said = [line for line in ran.stderr.splitlines() if not line.startswith("import time:")]
+    imported = {line.rpartition("|")[2].strip() for line in ran.stderr.splitlines()}
+    assert ran.returncode == 2 and "numpy" in imported and "torch" not in imported
+    assert said[-1].endswith("8 ranks are more than 6 blocks can be split over: take 6 or fewer.")
+    assert not any("frames generated" in line or "torch" in line for line in said)
