@@ -59,7 +59,7 @@ def build_engine(
         return _build(spec, assets, device, first_epoch, say, stages, _alone, on_landed, on_read)
     from sdv2live.engine.cards import agreed_precision, measured_cards, word_on_unequal
     from sdv2live.engine.meeting_place import Address
-    from sdv2live.engine.pipeline import Parcels, Pipeline
+    from sdv2live.engine.pipeline import Parcels, Pipeline, rule_of_moves
     from sdv2live.engine.world import World
 
     stages = first_split(spec, _blocks(spec))
@@ -81,7 +81,7 @@ def build_engine(
 
         def pipe_of(runner: StageRunner) -> Pipe:
             say("waiting for the other ranks")
-            rule = spec.split if spec.split in ("auto", "reference") else ""
+            rule = rule_of_moves(spec.split, runner, fp8=spec.fp8)
             parcels = Parcels(runner, stages)
             return Pipeline(world, runner, parcels, say=say, on_landed=on_landed, rule=rule, cards=cards)
 

@@ -29,8 +29,8 @@ from sdv2live.engine.ceilings import measure_ceilings as ceilings
 from sdv2live.engine.meeting_place import Address
 from sdv2live.engine.model.wan_transformer import POCKET, WAN_1_3B, WAN_14B
 from sdv2live.engine.orders import DecodeOrder, NoiseKey, RowOrder, StepOrder
-from sdv2live.engine.pipe import LocalPipe
-from sdv2live.engine.pipeline import LOOK_AFTER_CHUNKS, Pipeline, costs_of
+from sdv2live.engine.pipe import Landed, LocalPipe, Pipe
+from sdv2live.engine.pipeline import LOOK_AFTER_CHUNKS, Pipeline, costs_of, rule_of_moves
 from sdv2live.engine.pocket import build_pocket, pocket_stage
 from sdv2live.engine.precision import device_of_local_rank, device_of_rank
 from sdv2live.engine.rank_process import RankProcess, start_ranks, with_meeting_place
@@ -179,6 +179,27 @@ def test_a_better_split_is_found_from_what_the_ranks_say(rule: str, found: tuple
         assert pipe.better_split() is None, "not again at once"
 
 
+@pytest.mark.parametrize(
+    ("split", "profile", "fp8", "may_move", "rule", "said"),
+    [
+        ("auto", "default", False, True, "auto", ""),
+        ("reference", "default", False, True, "reference", ""),
+        ("auto", "reference", False, True, "", "since the rings of --profile reference are not moved"),
+        ("auto", "default", True, True, "", "since the weights of --fp8 are not moved"),
+        ("auto", "default", False, False, "", "since LoRAs on drawn weights are not moved"),
+        ("3,3", "default", True, False, "", ""),
+    ],
+)
+def test_blocks_that_are_bound_stay_and_the_log_says_why(
+    split: str, profile: str, fp8: bool, may_move: bool, rule: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = replace(SPEC, profile=profile)
+    runner = pocket_stage(spec, assets_dir() / "pocket", StageMap((3, 3)), 0, torch.device("cpu"))
+    runner.loras = SimpleNamespace(may_move=may_move)  # type: ignore[assignment]
+    assert rule_of_moves(split, runner, fp8=fp8) == rule
+    assert said in caplog.text and bool(said) == bool(caplog.messages)
+
+
 def test_no_split_is_made_of_times_that_are_not_known_or_are_of_another_split() -> None:
     report = {"blocks": [0, 3], "chunks": 32, "encode_ms": 20.0, "blocks_ms": 30.0, "decode_ms": 0.0}
     other = report | {"blocks": [3, 6]}
@@ -249,13 +270,33 @@ def test_one_step_is_one_device_to_the_bit_and_more_are_within_a_grey_level() ->
     alone = build_pocket(SPEC, assets_dir() / "pocket")
     with over_processes(SPEC, "4,2") as (engine, _):
         assert same(run(engine, 9, PLAIN), run(alone, 9, replace(PLAIN, schedule="throughput")))
-        for schedule in ("latency", "throughput"):
+        latents = [landed_in(each.pipe) for each in (engine, alone)]
+        for schedule in ("throughput", "latency"):
             engine.reset(), alone.reset()
+            latents[0].clear(), latents[1].clear()
             settings = replace(PLAIN, steps_count=3, schedule=schedule)
             ours, theirs = np.stack(run(engine, 12, settings)), np.stack(run(alone, 12, settings))
             differences = np.abs(ours.astype(int) - theirs)
             assert differences.max() <= 1 and (differences > 0).mean() < 0.001
+        # In `latency` the batches are equal too, so not a picture's rounding but the latents themselves are compared.
+        assert len(latents[0]) == len(latents[1]) >= 3 * 12 and max(each.std() for each in latents[1]) > 0.5
+        for ours_here, theirs_here in zip(*latents, strict=True):
+            torch.testing.assert_close(ours_here, theirs_here, rtol=0, atol=1e-5)
     alone.close()
+
+
+def landed_in(pipe: Pipe) -> list[torch.Tensor]:
+    """A list that fills with the latents of every micro-step that comes back."""
+    found: list[torch.Tensor] = []
+    take = pipe.take
+
+    def keeping() -> Landed:
+        landed = take()
+        found.append(landed.latents.clone())
+        return landed
+
+    pipe.take = keeping  # type: ignore[method-assign]
+    return found
 
 
 @pytest.mark.parametrize(
@@ -401,6 +442,19 @@ def test_a_rank_that_never_joins_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     spec = with_meeting_place(replace(SPEC, gpus=1, world=2, split="3,3", master=""))
     with pytest.raises(RankLost, match=r"rank 1 of 2 did not join at 127\.0\.0\.1:\d+ within 2 s"):
         build_engine(spec, assets_dir())
+
+
+def test_without_nccl_the_host_carries_what_hops_and_the_log_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Said by the rank that lacks it before it waits for the others, none of which comes here."""
+    monkeypatch.setattr(world, "JOIN_LIMIT_S", 0.1)
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
+    first = World.host(2, Address.parse(with_meeting_place(replace(SPEC, gpus=2)).master), {})
+    with pytest.raises(RankLost, match="rank 1 of 2 did not join"):
+        first.connect(torch.device("cuda", 0))
+    assert caplog.messages == ["NCCL is missing from this torch: pictures go from GPU to GPU through the host, slower."]
+    assert first.store.get("nccl/0") == b"0", "so that the others take such lines too"
 
 
 def test_a_rank_that_says_nothing_of_its_card_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
