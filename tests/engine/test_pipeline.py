@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdv2live.engine import cards, rank_process, world
+from sdv2live.engine import cards, pocket, rank_process, world
 from sdv2live.engine.balance import RankCosts, better_plan, estimate
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.build import build_engine, first_split
@@ -38,6 +38,7 @@ from sdv2live.engine.rank_worker import rank_from
 from sdv2live.engine.stages import StageMap, given_split
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.wan import build_wan
+from sdv2live.engine.weights import open_checkpoint
 from sdv2live.engine.work_counts import Card
 from sdv2live.engine.world import World
 from sdv2live.errors import RankLost, UserError
@@ -249,6 +250,32 @@ def test_the_first_split_is_for_the_cards_that_there_are(ring: tuple[Card, Card]
     assert f"rank {slow} (RTX 4090) works 4.8 times slower than rank {fast} (H100)" in word and split in word
     assert word_on_unequal([FAST, FAST], stages) == ""
     assert first_split(replace(spec, name="pocket"), 6, ring) == StageMap((3, 3), 1), "its work is not counted"
+
+
+class Noted(dict[str, torch.Tensor]):
+    """A checkpoint that remembers what was read of it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(open_checkpoint(path))
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+
+def test_a_rank_reads_no_more_of_the_codec_than_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: dict[str, Noted] = {}
+    monkeypatch.setattr(pocket, "open_checkpoint", lambda path: opened.setdefault(path.name, Noted(path)))
+    read = []
+    for rank in range(3):
+        opened.clear()
+        pocket_stage(SPEC, assets_dir() / "pocket", StageMap((2, 2, 2), 2), rank, torch.device("cpu"))
+        read.append(opened["codec.safetensors"].read)
+    first, middle, last = read
+    assert {name.partition("_")[0] for name in first - middle} == {"enc"}
+    assert {name.partition("_")[0] for name in last - middle} >= {"dec"} and not any("enc_" in name for name in last)
+    assert middle == first & last and first | last == set(opened["codec.safetensors"])
 
 
 def test_a_rank_has_only_what_it_runs() -> None:
