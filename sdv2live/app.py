@@ -118,7 +118,9 @@ class LiveApp:
             on_refused=self._on_refused,
             fallback="" if options.waits_for_source else "clip",
         )
-        self.supervisor = Supervisor(self._start_engine, self.clock, options.policy)
+        self._is_one_for_several = False  # one device runs in place of the ranks that were asked for
+        self._why_not_one = ""  # why it cannot, since the ranks failed
+        self.supervisor = Supervisor(self._start_engine, self.clock, options.policy, has_other=self._go_on_with_ranks)
         self.presenter = Presenter(
             registry=registry,
             outlets=(),
@@ -297,14 +299,17 @@ class LiveApp:
     def _start_engine(self, first_epoch: int) -> EngineClient:
         texts = [text for text, weight in settings_of(self.registry.snapshot()).mix if weight > 0]
         spec = self.spec
-        if spec.ranks > 1 and self.supervisor.failures_in_row >= RANKS_FAILURES:
-            spec = replace(spec, gpus=1, world=0)
-            self._source_problem = (
+        if self.supervisor.failures_in_row < RANKS_FAILURES:
+            self._why_not_one = ""  # there may be room another time
+        self._is_one_for_several = (
+            spec.ranks > 1 and self.supervisor.failures_in_row >= RANKS_FAILURES and not self._why_not_one
+        )
+        if self._is_one_for_several:
+            spec = replace(spec, gpus=1, world=0, master="")
+            self._say_problem(
                 f"{self.spec.ranks} ranks could not go on ({self.supervisor.reason}): the engine is started on one "
                 "device; engine.restart tries all of them again."
             )
-            self._source_problem_s = self.clock.now_s()
-            log.error("%s", self._source_problem)
         self._read = ReadPrompts()  # another engine may read them otherwise
         return EngineClient(
             spec,
@@ -315,6 +320,18 @@ class LiveApp:
             on_event=self._wake.set,
             on_read=self._on_read,
         )
+
+    def _go_on_with_ranks(self, reason: str) -> bool:
+        """From the session's thread: an engine counts what it takes before it loads anything, and refuses what does not
+        fit; where that was one device in place of several, these are tried on."""
+        if self._is_one_for_several:
+            self._why_not_one = reason
+            self._say_problem(f"one device cannot take over: {reason} All {self.spec.ranks} ranks are tried again.")
+        return self._is_one_for_several
+
+    def _say_problem(self, sentence: str) -> None:
+        self._source_problem, self._source_problem_s = sentence, self.clock.now_s()
+        log.error("%s", sentence)
 
     def _on_read(self, entries: tuple[Understood, ...]) -> None:
         """From the session's thread: what the engine reads a prompt as."""
@@ -531,16 +548,8 @@ class LiveApp:
         )
 
     def _report(self, summary: dict[str, Any]) -> None:
-        age, interval = summary["age_ms"], summary["new_frame_interval_ms"]
-        print(
-            f"\n{summary['run_s']:.1f} s, {summary['frames_generated']} frames generated "
-            f"({summary['engine_fps']:.1f} fps), "
-            f"{_share(summary)} of the source, age p95 {age['p95']} ms, new frames every {interval['p50']} ms "
-            f"(p99 {interval['p99']}), first picture {summary['ttff_ms']} ms after its frame and "
-            f"{summary['start_to_picture_ms']} ms after the start, dropped {summary['dropped']}, "
-            f"lagged {summary['lagged']}, restarts {summary['restarts']}, memory {_megabytes(summary)}",
-            file=sys.stderr,
-        )
+        if self.presenter.first_picture_s is not None:
+            print(f"\n{_in_words(summary)}", file=sys.stderr)
         if self.options.json_path is not None:
             text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
             try:
@@ -574,6 +583,18 @@ def _line(status: OutputStatus | None) -> OutputLine | None:
     if status is None:
         return None
     return OutputLine(status.name, status.state, status.reason, status.written, status.skipped, status.path)
+
+
+def _in_words(summary: dict[str, Any]) -> str:
+    """A run that has shown something, in a line."""
+    age, interval = summary["age_ms"], summary["new_frame_interval_ms"]
+    pace = f"new frames every {interval['p50']} ms (p99 {interval['p99']}), " if interval["p50"] is not None else ""
+    return (
+        f"{summary['run_s']:.1f} s, {summary['frames_generated']} frames generated ({summary['engine_fps']:.1f} fps), "
+        f"{_share(summary)} of the source, age p95 {age['p95']} ms, {pace}first picture {summary['ttff_ms']} ms after "
+        f"its frame and {summary['start_to_picture_ms']} ms after the start, dropped {summary['dropped']}, "
+        f"lagged {summary['lagged']}, restarts {summary['restarts']}, memory {_megabytes(summary)}"
+    )
 
 
 def _share(summary: dict[str, Any]) -> str:

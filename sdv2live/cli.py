@@ -343,7 +343,6 @@ def _stage(options: argparse.Namespace) -> int:
             master,
             device_name=options.device,
             index=index,
-            gpus=index + 1,
             threads=options.threads,
             say=say,
             on_lost=end,

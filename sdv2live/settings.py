@@ -44,6 +44,11 @@ def engine_spec(registry: Registry) -> EngineSpec:
         split=str(values["engine.split"]),
     )
     window_of(spec)  # refuses what cannot roll, before anything is loaded
+    if 0 < spec.world < spec.gpus:
+        raise UserError(
+            f"--world {spec.world} counts the ranks of all machines, and --gpus {spec.gpus} of them are on this one: "
+            f"give --world {spec.gpus} or more, or leave it away."
+        )
     if spec.world > spec.gpus and not spec.master:
         raise UserError(
             f"--world {spec.world} needs a place where the other machines find this one: add --master HOST:PORT."

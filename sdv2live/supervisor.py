@@ -74,12 +74,20 @@ class Breaker:
 
 
 class Supervisor:
-    """One engine at a time. `start_engine(first_epoch)` makes a new client."""
+    """One engine at a time. `start_engine(first_epoch)` makes a new client.
+
+    has_other(reason): the engine says that it cannot be; whether `start_engine` makes another one than that now.
+    """
 
     def __init__(
-        self, start_engine: Callable[[int], EngineClient], clock: Clock, policy: RestartPolicy | None = None
+        self,
+        start_engine: Callable[[int], EngineClient],
+        clock: Clock,
+        policy: RestartPolicy | None = None,
+        *,
+        has_other: Callable[[str], bool] = lambda _: False,
     ) -> None:
-        self._start_engine = start_engine
+        self._start_engine, self._has_other = start_engine, has_other
         self._clock = clock
         self._policy = policy or RestartPolicy()
         self._breaker = Breaker(self._policy)
@@ -97,6 +105,8 @@ class Supervisor:
     def start(self) -> None:
         try:
             self.engine = self._start_engine(self._epoch)
+        except EngineRefused as error:
+            self._refused(one_line(error))
         except EngineDead as error:
             self._failed(one_line(error))
 
@@ -136,7 +146,7 @@ class Supervisor:
             self._bad_chunk(one_line(error))
             return []
         except EngineRefused as error:
-            self._give_up(one_line(error))
+            self._refused(one_line(error))
             return []
         except EngineDead as error:
             self._died(one_line(error))
@@ -193,10 +203,7 @@ class Supervisor:
             self.engine.reset()
 
     def _died(self, reason: str) -> None:
-        assert self.engine is not None
-        self._epoch = self.engine.epoch + 1
-        self.engine.kill()
-        self.engine = None
+        self._end_engine()
         self._bad_in_row = 0
         self._failed(reason)
 
@@ -211,11 +218,23 @@ class Supervisor:
         self._restart_at_s = self._clock.now_s() + delay_s
         log.error("engine: %s; started again in %.1f s", reason, delay_s)
 
-    def _give_up(self, reason: str) -> None:
+    def _refused(self, reason: str) -> None:
+        """Give up, or have another one started at once, which is no failure of that."""
+        if not self._has_other(reason):
+            self._give_up(reason)
+            return
+        self._end_engine()
+        self.state, self.reason = State.RESTARTING, reason
+        self._restart_at_s = self._clock.now_s()
+
+    def _end_engine(self) -> None:
         if self.engine is not None:
             self._epoch = self.engine.epoch + 1
             self.engine.kill()
             self.engine = None
+
+    def _give_up(self, reason: str) -> None:
+        self._end_engine()
         self.state, self.reason = State.FAILED, reason
         log.error("engine: %s", reason)
 

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import av
 import numpy as np
 import pytest
+import torch
 
 from sdv2live import cli
 from sdv2live.capture.test_pattern import render_pattern
@@ -62,6 +63,22 @@ def test_render_twice_gives_the_same_bytes_and_another_seed_does_not(clips: Path
         assert cli.main(["render", source, str(out), *SMALL, "--prompt", "oil painting", *extra]) == 0
         made[name] = out.read_bytes()
     assert made["a"] == made["b"] != made["c"]
+
+
+def test_render_over_two_ranks_gives_the_bytes_of_one_device(clips: Path, tmp_path: Path) -> None:
+    """The command's own processes: one step in float32, where batches are equal and so sums are rounded alike."""
+    plain = ["--prompt", "neon", "--steps", "1", "--precision", "float32", "--device", "cpu", "--threads", "1"]
+    made = []
+    threads = torch.get_num_threads()
+    try:
+        for gpus in ("1", "2"):
+            out = tmp_path / f"{gpus}.mp4"
+            command = ["render", str(clips / "clip-82.mp4"), str(out), *SMALL, *plain, "--gpus", gpus]
+            assert cli.main(command) == 0
+            made.append(out.read_bytes())
+    finally:
+        torch.set_num_threads(threads)
+    assert made[0] == made[1] and len(decoded(out)) == 82
 
 
 def test_render_keeps_frames_in_order(clips: Path, tmp_path: Path) -> None:

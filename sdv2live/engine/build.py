@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -17,10 +17,9 @@ from sdv2live.engine.pipe import LocalPipe, Pipe
 from sdv2live.engine.pocket import build_pocket, pocket_stage
 from sdv2live.engine.precision import choose_dtype, device_of_rank, threads_of_rank, work_on
 from sdv2live.engine.stage_runner import StageRunner
-from sdv2live.engine.stages import StageMap, even_split, given_split
+from sdv2live.engine.stages import StageMap, split_to_begin_with
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.work_counts import DITS, Card, costs_on, work_of
-from sdv2live.errors import UserError
 from sdv2live.paths import assets_dir
 from sdv2live.understood import Understood
 
@@ -50,11 +49,18 @@ def build_engine(
     if device.type == "cpu":
         keep_freed_memory()
     if spec.ranks == 1:
+        if spec.master:
+            log.warning(
+                "--master %s is not used, since there is one rank alone: --world says how many there are on all "
+                "machines.",
+                spec.master,
+            )
         stages = StageMap.on_one(_blocks(spec))
         return _build(spec, assets, device, first_epoch, say, stages, _alone, on_landed, on_read)
-    from sdv2live.engine.cards import measured_cards, word_on_unequal
-    from sdv2live.engine.pipeline import Parcels, Pipeline
-    from sdv2live.engine.world import Address, World
+    from sdv2live.engine.cards import agreed_precision, measured_cards, word_on_unequal
+    from sdv2live.engine.meeting_place import Address
+    from sdv2live.engine.pipeline import Parcels, Pipeline, rule_of_moves
+    from sdv2live.engine.world import World
 
     stages = first_split(spec, _blocks(spec))
     torch.set_num_threads(threads_of_rank(spec.threads, spec.gpus))
@@ -62,6 +68,7 @@ def build_engine(
     try:
         say(f"waiting for {spec.ranks - 1} more ranks at {world.address}")
         world.connect(device)
+        spec = replace(spec, precision=agreed_precision(world, spec.precision, device))
         cards: list[Card] = []
         if spec.split == "auto":
             say("measuring the ranks")
@@ -74,7 +81,7 @@ def build_engine(
 
         def pipe_of(runner: StageRunner) -> Pipe:
             say("waiting for the other ranks")
-            rule = spec.split if spec.split in ("auto", "reference") else ""
+            rule = rule_of_moves(spec.split, runner, fp8=spec.fp8)
             parcels = Parcels(runner, stages)
             return Pipeline(world, runner, parcels, say=say, on_landed=on_landed, rule=rule, cards=cards)
 
@@ -89,14 +96,11 @@ def first_split(spec: EngineSpec, blocks: int, cards: Sequence[Card] = ()) -> St
 
     `auto`: as it is best for these cards by the counted work of the engine; even where one of the two is not known.
     """
-    if spec.ranks > blocks:
-        raise UserError(f"{spec.ranks} ranks are more than {blocks} blocks can be split over: take {blocks} or fewer.")
+    begun = split_to_begin_with(spec.split, blocks, spec.ranks)
     if spec.split == "auto" and cards and spec.name in DITS:
         work = work_of(spec.name, spec.size_wh, steps=spec.steps_count, vae=spec.vae)
         return best_plan(costs_on(cards, work), blocks)
-    if spec.split in ("auto", "reference"):
-        return even_split(blocks, spec.ranks)
-    return given_split(spec.split, blocks, spec.ranks)
+    return begun
 
 
 def build_rank(

@@ -1,10 +1,12 @@
-"""What the cards and links of a ring reach, measured when the ranks have met. Owns: the timings, what is said of them.
+"""What the cards and links of a ring can do, found out when the ranks have met, before anything is loaded.
 
-Every rank runs `measured_cards` at the same time, before anything is loaded; rank 0 alone gets an answer.
+Owns: which number format all of them take, how fast they are, and what is said where they differ. Every rank runs each
+of this at the same time.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -14,11 +16,13 @@ import torch.distributed as dist
 
 from sdv2live.engine.ceilings import measure_ceilings
 from sdv2live.engine.codec import Form
-from sdv2live.engine.precision import device_name
+from sdv2live.engine.precision import choose_dtype, common_format, device_name, formats_of
 from sdv2live.engine.stages import StageMap
 from sdv2live.engine.work_counts import Card
 from sdv2live.engine.world import World
 from sdv2live.errors import RankLost, one_line
+
+log = logging.getLogger(__name__)
 
 TRIES = 3
 LINK_FORMS = (Form((4 * 2**20,), torch.uint8),)  # about as much as hops in a stream
@@ -26,8 +30,43 @@ LINK_MESSAGES = 3
 UNEQUAL = 1.5  # worth a word; also, times of processes that share cores tremble by less
 
 
+def agreed_precision(world: World, wanted: str, device: torch.device) -> str:
+    """The number format of all ranks, by name: the one that is wanted, or for `auto` one that every device is made for.
+
+    Rank 0 says which device would have another one alone. Raises UserError for one that this device cannot have, and
+    RankLost.
+    """
+    if wanted != "auto":
+        choose_dtype(wanted, device)
+        return wanted
+    world.post(f"formats/{world.rank}", [device_name(device), *formats_of(device)])
+    said = [world.posted(f"formats/{rank}") for rank in range(world.size)]
+    taken = common_format([formats for _, *formats in said])
+    if world.rank == 0 and (word := word_on_formats(said, taken)):
+        log.warning("%s", word)
+    return taken
+
+
+def word_on_formats(said: Sequence[Sequence[str]], taken: str) -> str:
+    """A sentence where a device would compute in another number format than the one `taken` by all, '' else.
+
+    said: of each rank the name of its device and the formats that it is made for, the fastest first.
+    """
+    others = [
+        f"rank {rank} ({name}) alone would take {formats[0]}"
+        for rank, (name, *formats) in enumerate(said)
+        if formats[0] != taken
+    ]
+    if not others:
+        return ""
+    return (
+        f"all ranks compute in {taken}, the fastest number format that each of their devices is made for: "
+        f"{', '.join(others)}. --precision asks for another one."
+    )
+
+
 def measured_cards(world: World, device: torch.device, dtype: torch.dtype) -> list[Card]:
-    """At rank 0 the cards of all ranks, in their order; elsewhere none. Raises RankLost."""
+    """At rank 0 the cards of all ranks, in their order; elsewhere none. dtype: of all of them. Raises RankLost."""
     ceilings = measure_ceilings(device, dtype, tries=TRIES)
     try:
         link_gb_per_s = _measured_link(world, device)

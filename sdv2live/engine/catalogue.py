@@ -11,10 +11,12 @@ from typing import Any
 
 from sdv2live.engine.base import EngineSpec, EngineTraits
 from sdv2live.engine.window import Window
+from sdv2live.engine.work_counts import DITS
 from sdv2live.errors import UserError
-from sdv2live.paths import assets_dir
+from sdv2live.paths import assets_dir, models_dir
 
 ENGINES = ("pocket", "wan-1.3b", "wan-14b")
+SIZES_FILE = "sdv2live.json"  # in a folder of weights: other sizes than the released ones
 SMALLEST_PIXELS = 384 * 224  # of a Wan engine's picture that is offered
 SIZE_THIRTEENTHS = (10, 8, 6, 5, 4, 3)
 
@@ -56,6 +58,14 @@ def traits_of(spec: EngineSpec) -> EngineTraits:
     )
 
 
+def known_blocks(spec: EngineSpec) -> int | None:
+    """How many blocks the engine's transformer has; None where a folder of one's own may say something else."""
+    if spec.name not in DITS:
+        return int(_config(spec.name)["dit"]["num_layers"])
+    has_own_sizes = bool(spec.weights) or (not spec.random_weights and (models_dir() / SIZES_FILE).exists())
+    return None if has_own_sizes else DITS[spec.name].blocks
+
+
 def window_of(spec: EngineSpec) -> Window:
     """The rolling window that the spec asks for, or that the engine was trained with. Raises UserError."""
     runtime = _runtime(spec.name)
@@ -87,11 +97,17 @@ def _kept_at_least(spec: EngineSpec) -> int:
 
 
 def _runtime(name: str) -> dict[str, Any]:
+    runtime: dict[str, Any] = _config(name)["runtime"]
+    return runtime
+
+
+def _config(name: str) -> dict[str, Any]:
     if name not in ENGINES:
         raise UserError(f"there is no engine {name!r}: choose one of {', '.join(ENGINES)}.")
     path = assets_dir() / name / "config.json"
     try:
-        runtime: dict[str, Any] = json.loads(path.read_text("utf-8"))["runtime"]
+        config: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        config["runtime"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be used ({error}): reinstall sdv2live, or fetch the file again.") from error
-    return runtime
+    return config

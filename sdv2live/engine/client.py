@@ -37,7 +37,7 @@ from sdv2live.engine.ipc import (
     write_message,
 )
 from sdv2live.engine.rank_process import RankProcess, start_ranks, with_meeting_place
-from sdv2live.errors import ChunkError, EngineDead
+from sdv2live.errors import ChunkError, EngineDead, UserError, one_line
 from sdv2live.frames import Pixels
 from sdv2live.understood import Understood
 
@@ -74,7 +74,10 @@ class EngineClient(Engine):
         on_event: Callable[[], None] = lambda: None,
         on_read: Callable[[tuple[Understood, ...]], None] = lambda _: None,
     ) -> None:
-        """on_event: something is to be polled; from any thread. on_read: what a prompt is read as; from `poll`."""
+        """on_event: something is to be polled; from any thread. on_read: what a prompt is read as; from `poll`.
+
+        Raises EngineRefused where it is known beforehand that it cannot start, and EngineDead.
+        """
         self.spec = spec = with_meeting_place(spec)
         self.traits = traits_of(spec)
         self.stage = "starting"
@@ -92,6 +95,9 @@ class EngineClient(Engine):
         try:
             self._ranks = start_ranks(spec, on_event=on_event)
             self._process = start_child("sdv2live.engine.worker", descriptors=[handle.descriptor])
+        except UserError as error:
+            self._frames.close()
+            raise EngineRefused(one_line(error)) from error
         except (OSError, EngineDead) as error:
             for rank in self._ranks:
                 rank.kill()
@@ -108,7 +114,8 @@ class EngineClient(Engine):
         self._first_limit_s = FIRST_CHUNK_LIMIT_S
         self._pings_unanswered = 0
         self._not_taken: set[int] = set()
-        self._merging: set[int] = set()  # of them, those before which LoRAs get other strengths
+        # Of them, those before which weights are read again or move: LoRAs of other strengths, and what LENGTHY names.
+        self._lengthy: set[int] = set()
         self._silent_s = 0.0
         self._free = set(range(slots))
         self._slot_of: dict[int, int] = {}
@@ -180,7 +187,7 @@ class EngineClient(Engine):
         if settings != self._settings:
             before = self._settings.lora_strengths if self._settings is not None else self.spec.lora_strengths
             if self.spec.lora and settings.lora_strengths != before:
-                self._merging.add(chunk.chunk_id)
+                self._lengthy.add(chunk.chunk_id)
             self._settings, self._settings_version = settings, (self._settings_version + 1) % 2**32
             self._send(Message.SETTINGS, self._settings_version.to_bytes(4, "little") + settings.to_json())
         assert self._reserved is not None
@@ -281,11 +288,13 @@ class EngineClient(Engine):
             case Message.TAKEN:
                 chunk_id = int.from_bytes(payload, "little")
                 self._not_taken.discard(chunk_id)
-                if chunk_id in self._merging:  # says nothing about how long chunks take
-                    self._merging.discard(chunk_id)
+                if chunk_id in self._lengthy:  # says nothing about how long chunks take
+                    self._lengthy.discard(chunk_id)
                 else:
                     self._chunk_times_s.append(self._silent_s)
                 self._silent_s = 0.0
+            case Message.LENGTHY:
+                self._lengthy.add(int.from_bytes(payload, "little"))
             case Message.FLUSHED:
                 self._flushes_unanswered -= 1
                 self._silent_s = 0.0
@@ -348,7 +357,7 @@ class EngineClient(Engine):
             if len(self._chunk_times_s) >= KNOWN_CHUNKS:
                 usual_s = CHUNK_LIMIT_MEDIANS * statistics.median(self._chunk_times_s)
                 limit_s = max(MIN_CHUNK_LIMIT_S, usual_s, CHUNK_LIMIT_LONGEST * max(self._chunk_times_s))
-            if self._merging:  # all weights are read again, perhaps from a disk
+            if self._lengthy:  # all weights are read again, perhaps from a disk, or cross a slow network
                 limit_s = START_LIMIT_S
             if self._silent_s > limit_s:
                 self._death = self._death or f"it gave no picture for {limit_s:.1f} s"

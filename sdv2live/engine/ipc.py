@@ -59,6 +59,7 @@ class Message(IntEnum):
     REFUSED = 19  # it cannot start and trying again would not help; the sentence for the user
     UNDERSTOOD = 21  # what a prompt was read as, when it is encoded, as understood.py writes it
     LORAS = 22  # which LoRAs are in the weights, and how strong, as JSON
+    LENGTHY = 23  # this chunk waits for work that is not its own, such as blocks that move from rank to rank
     TAKEN = 18  # a submitted chunk was worked on; its result may come later
 
 

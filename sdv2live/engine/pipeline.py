@@ -87,8 +87,7 @@ class Pipeline:
         cards: Sequence[Card] = (),
     ) -> None:
         """say: told how far the others' start is, from another thread. on_landed: called from another thread when
-        something has come back. rule: how blocks move when times are known: `auto` by the best plan, as often as it
-        pays; `reference` once, as the reference does it; '' never. cards: of the ranks, where their links are known.
+        something has come back. rule: of `rule_of_moves`. cards: of the ranks, where their links are known.
         Raises RankLost.
         """
         self.first, self.depth = runner, world.size
@@ -98,9 +97,7 @@ class Pipeline:
         self._landed: queue.SimpleQueue[Landed | str] = queue.SimpleQueue()
         self._newest: StepOrder | None = None
         self._under_way = 0
-        # The rings of the `reference` profile are not moved, nor are weights of another form or without their base.
-        is_bound = runner.loras is not None and not runner.loras.may_move
-        self._rule = "" if runner.cache.judges_sinks or runner.is_fp8 or is_bound else rule
+        self._rule = rule
         self._chunks_since_look = 0
         self._pulse = Pulse(world, on_lost=self._lose, on_stage=say)
         try:
@@ -202,13 +199,16 @@ class Pipeline:
         ]
 
     def move_blocks(self, counts: tuple[int, ...]) -> None:
-        """Give each rank so many blocks, with their weights and caches; nothing may be under way."""
+        """Give each rank so many blocks, with their weights and caches; nothing may be under way. Waits for all: how
+        long a move takes says nothing about the micro-steps behind it."""
         assert not self._under_way, "blocks move between micro-steps"
         wanted = StageMap(counts, self.stages.decode_rank)
         self._tell_all(Tell.BLOCKS, ",".join(map(str, counts)).encode())
         with _noticing():
             move_blocks(self.first, self.stages, wanted, rank=0)
         self._parcels.stages = wanted
+        for rank in range(1, self.depth):
+            self._answer_of(rank)
         log.info("the blocks are split %s now", wanted)
 
     def close(self) -> None:
@@ -263,6 +263,27 @@ class Pipeline:
                 pictures[decode.chunk] = tensors[1 + 2 * index], tensors[2 + 2 * index]
             self._landed.put(Landed(tensors[0], pictures))
             self._on_landed()
+
+
+def rule_of_moves(split: str, runner: StageRunner, *, fp8: bool) -> str:
+    """How blocks move when times are known: `auto` by the best plan, as often as it pays; `reference` once, as the
+    reference does it; '' never, and why not is said where `split` leaves it open.
+
+    runner: of rank 0. fp8: whether it is asked for; a rank whose device lacks it has weights of another form.
+    """
+    if split not in ("auto", "reference"):
+        return ""
+    why = ""
+    if runner.cache.judges_sinks:
+        why = "the rings of --profile reference are not moved"
+    elif fp8:
+        why = "the weights of --fp8 are not moved"
+    elif runner.loras is not None and not runner.loras.may_move:
+        why = "LoRAs on drawn weights are not moved"
+    if not why:
+        return split
+    log.warning("the blocks stay split as they begin, since %s: --split gives another split.", why)
+    return ""
 
 
 class _noticing:
@@ -324,6 +345,7 @@ def serve(world: World, runner: StageRunner, parcels: Parcels) -> None:
                 with _noticing():
                     move_blocks(runner, parcels.stages, wanted, rank=rank)
                 parcels.stages = wanted
+                orders.answer(0)
             case Tell.END:
                 return
 

@@ -28,7 +28,7 @@ from sdv2live.engine.stage_runner import StageRunner
 from sdv2live.engine.stages import StageMap
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.text_ahead import Direct
-from sdv2live.engine.weights import load_strict, open_checkpoint, part_of_transformer
+from sdv2live.engine.weights import load_into, open_checkpoint, part_of_transformer
 from sdv2live.understood import Understood
 
 
@@ -121,11 +121,16 @@ def build_pocket(
 def pocket_stage(spec: EngineSpec, weights_dir: Path, stages: StageMap, rank: int, device: torch.device) -> StageRunner:
     """What `rank` runs, loaded. Raises UserError for weights that do not fit."""
     dtype = choose_dtype(spec.precision, device)
-    codec = PocketCodec()
     path = weights_dir / "dit.safetensors"
     dit = part_of_transformer(POCKET, stages.part(rank), open_checkpoint(path), path=path, dtype=dtype, device=device)
-    load_strict(codec, weights_dir / "codec.safetensors", dtype=dtype, device=device)
+    codec = PocketCodec()
+    elsewhere = set(codec.state_dict())
     codec.keep(encoder=rank == 0, decoder=stages.decodes(rank))
+    elsewhere -= codec.state_dict().keys()
+    path = weights_dir / "codec.safetensors"
+    tensors = open_checkpoint(path)
+    own = {name: tensors[name] for name in tensors if name not in elsewhere}
+    load_into(codec, own, path=path, dtype=dtype, device=device)
     codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this form
     return StageRunner(
         dit=dit,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from sdv2live.errors import UserError
@@ -55,6 +57,20 @@ def device_of_rank(wanted: str, index: int, gpus: int) -> torch.device:
     return torch.device(device.type, index)
 
 
+def device_of_local_rank(wanted: str, index: int) -> torch.device:
+    """The device of a rank that was started by hand or by torchrun as number `index` of this machine: as it is named,
+    else the GPU of that number, or the CPU. Raises UserError."""
+    device = choose_device(wanted)
+    if device.type != "cuda" or ":" in wanted:
+        return device
+    if index >= (there := torch.cuda.device_count()):
+        raise UserError(
+            f"LOCAL_RANK {index} asks for GPU {index}, and this machine has {there}, counted from 0: start {there} "
+            "ranks here at most, or name a GPU with --device."
+        )
+    return torch.device("cuda", index)
+
+
 def threads_of_rank(wanted: int, gpus: int) -> int:
     """How many threads each of `gpus` ranks on this machine has on the CPU; wanted: by the user, 0 for our choice."""
     return wanted or max(1, torch.get_num_threads() // gpus)
@@ -68,22 +84,39 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     """
     if wanted != "auto":
         return dtype_for(wanted, device.type)
+    return DTYPES[formats_of(device)[0]]
+
+
+def formats_of(device: torch.device) -> tuple[str, ...]:
+    """The number formats that `auto` may take on `device`, the fastest first."""
     if device.type == "cuda":
-        return dtype_for(wanted, device.type, has_bfloat16=_has_gpu_bfloat16(device))
+        return formats_for(device.type, has_bfloat16=_has_gpu_bfloat16(device))
     capabilities = torch.cpu.get_capabilities()
     has_bfloat16 = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return dtype_for(wanted, device.type, has_bfloat16=has_bfloat16)
+    return formats_for(device.type, has_bfloat16=has_bfloat16)
 
 
-def dtype_for(wanted: str, device_type: str, *, has_bfloat16: bool = False) -> torch.dtype:
-    """The rule itself. has_bfloat16: the processor multiplies bfloat16, rather than emulating it; for `auto` alone.
+def formats_for(device_type: str, *, has_bfloat16: bool) -> tuple[str, ...]:
+    """The rule itself. has_bfloat16: the processor multiplies bfloat16, rather than emulating it.
 
-    Without it `auto` takes float16 on a CUDA GPU, whose tensor cores multiply that, and float32 elsewhere.
+    Every CUDA GPU's tensor cores multiply float16, whose range is smaller: it comes second. A CPU has float32 beside.
     """
-    if wanted == "auto":
-        if has_bfloat16:
-            return torch.bfloat16
-        return torch.float16 if device_type == "cuda" else torch.float32
+    float16 = ("float16",) if device_type == "cuda" else ()
+    return (*(("bfloat16",) if has_bfloat16 else ()), *float16, "float32")
+
+
+def common_format(formats: Sequence[Sequence[str]]) -> str:
+    """What several devices compute in, as what hops between them is in one number format: the first of DTYPES in the
+    order of speed that all of them have.
+
+    So bfloat16 where all have it; float16 for GPUs of which some only emulate bfloat16, as the newer ones multiply
+    either as fast; float32 as soon as one has nothing else, or one has bfloat16 alone and another float16 alone.
+    """
+    return next(name for name in formats[0] if all(name in each for each in formats))
+
+
+def dtype_for(wanted: str, device_type: str) -> torch.dtype:
+    """The number format that was asked for by name. Raises UserError for float16 on the CPU."""
     if wanted == "float16" and device_type == "cpu":
         raise UserError(
             "--precision float16 cannot be used on the CPU, where it is slow and partly missing: leave --precision "

@@ -12,8 +12,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sdv2live.engine.base import EngineSpec
+from sdv2live.engine.catalogue import known_blocks
 from sdv2live.engine.child import end_child, start_child
 from sdv2live.engine.ipc import BrokenMessage, Message, read_message, to_json, write_message
+from sdv2live.engine.meeting_place import Address, listen_at
+from sdv2live.engine.stages import split_to_begin_with
 from sdv2live.errors import EngineDead
 
 log = logging.getLogger(__name__)
@@ -79,7 +82,12 @@ class RankProcess:
 
 
 def start_ranks(spec: EngineSpec, *, on_event: Callable[[], None] = lambda: None) -> list[RankProcess]:
-    """All ranks of this machine but the first; they meet at `spec.master`. Raises EngineDead; then none is left."""
+    """All ranks of this machine but the first; they meet at `spec.master`.
+
+    Raises UserError for what can be known to fail before any is started, and EngineDead; then none is left.
+    """
+    if spec.ranks > 1:
+        _check(spec)
     started: list[RankProcess] = []
     try:
         for rank in range(1, spec.gpus):
@@ -89,6 +97,12 @@ def start_ranks(spec: EngineSpec, *, on_event: Callable[[], None] = lambda: None
             process.kill()
         raise
     return started
+
+
+def _check(spec: EngineSpec) -> None:
+    if (blocks := known_blocks(spec)) is not None:
+        split_to_begin_with(spec.split, blocks, spec.ranks)
+    listen_at(Address.parse(spec.master)).close()
 
 
 def with_meeting_place(spec: EngineSpec) -> EngineSpec:

@@ -14,6 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NoReturn
 
 from sdv2live.engine.base import EngineSpec
@@ -49,13 +50,13 @@ def run_rank(
     *,
     device_name: str = "auto",
     index: int = 0,
-    gpus: int = 1,
+    gpus: int | None = None,
     threads: int = 0,
     say: Callable[[str], None] = log.info,
     on_lost: Callable[[str], None],
 ) -> None:
-    """Until rank 0 says that it is over. device_name: auto, cpu or cuda:N. index: which of `gpus`
-    ranks on this machine it is. on_lost: called from another thread.
+    """Until rank 0 says that it is over. device_name: auto, cpu or cuda:N. index: which rank of
+    this machine it is; gpus: of how many, None where nobody here knows. on_lost: called from another thread.
 
     Raises UserError for what the user can put right and RankLost.
     """
@@ -63,15 +64,22 @@ def run_rank(
     import torch
 
     from sdv2live.engine.build import build_rank
-    from sdv2live.engine.cards import measured_cards
+    from sdv2live.engine.cards import agreed_precision, measured_cards
     from sdv2live.engine.compile import telling
+    from sdv2live.engine.meeting_place import Address
     from sdv2live.engine.pipeline import Parcels, report_of, serve
-    from sdv2live.engine.precision import choose_dtype, device_of_rank, threads_of_rank, work_on
+    from sdv2live.engine.precision import (
+        choose_dtype,
+        device_of_local_rank,
+        device_of_rank,
+        threads_of_rank,
+        work_on,
+    )
     from sdv2live.engine.stages import StageMap
-    from sdv2live.engine.world import Address, Pulse, World
+    from sdv2live.engine.world import Pulse, World
 
-    device = device_of_rank(device_name, index, gpus)
-    torch.set_num_threads(threads_of_rank(threads, gpus))
+    device = device_of_local_rank(device_name, index) if gpus is None else device_of_rank(device_name, index, gpus)
+    torch.set_num_threads(threads_of_rank(threads, gpus or index + 1))
     work_on(device)
     say("joining")
     world, plan = World.join(rank, Address.parse(master))
@@ -84,6 +92,7 @@ def run_rank(
 
     pulse = Pulse(world, on_lost=on_lost)
     try:
+        spec = replace(spec, precision=agreed_precision(world, spec.precision, device))
         if spec.split == "auto":
             say_to_all("measuring")
             measured_cards(world, device, choose_dtype(spec.precision, device))

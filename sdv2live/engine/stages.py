@@ -72,6 +72,13 @@ def even_split(blocks: int, ranks: int) -> StageMap:
     return StageMap(tuple(share + (rank < over) for rank in range(ranks)), ranks - 1)
 
 
+def split_to_begin_with(split: str, blocks: int, ranks: int) -> StageMap:
+    """Of `--split`, while nothing is known of the cards. Raises UserError."""
+    if ranks > blocks:
+        raise UserError(f"{ranks} ranks are more than {blocks} blocks can be split over: take {blocks} or fewer.")
+    return even_split(blocks, ranks) if split in ("auto", "reference") else given_split(split, blocks, ranks)
+
+
 def given_split(text: str, blocks: int, ranks: int) -> StageMap:
     """The split that the user gives: numbers of blocks with commas, one a rank, and `@first` or `@last`, which decodes.
 

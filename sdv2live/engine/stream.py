@@ -106,6 +106,7 @@ class StreamEngine(Engine):
         self._steps_count = steps_count
         self._step_limit = StepLimit()
         self._steps_asked = 1  # by the newest chunk
+        self.on_lengthy: Callable[[int], None] = lambda _: None  # told of a chunk before which blocks move
         self._is_broken = False  # a chunk failed; what comes before the reset is dropped, as its results would be
         self._state, self._micro_steps = StreamState(window), self._new_micro_steps()
 
@@ -220,6 +221,7 @@ class StreamEngine(Engine):
         state, started_s = self._state, time.perf_counter()
         self._choose_schedule(settings.schedule)
         if (counts := self.pipe.better_split()) is not None:
+            self.on_lengthy(chunk.chunk_id)
             self._micro_steps.land_all()
             self.pipe.move_blocks(counts)
         if self._wants_other_strengths(settings):

@@ -11,13 +11,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sdv2live.engine.catalogue import SIZES_FILE
 from sdv2live.engine.model.wan_transformer import WAN_1_3B, WAN_14B, WanConfig
 from sdv2live.engine.model.wan_vae import WanVaeConfig
 from sdv2live.engine.umt5 import UMT5_XXL, UMT5Size
 from sdv2live.errors import UserError, one_line
 from sdv2live.models.manifest import ENGINES, MODELS, command, find, size_text
 
-SIZES_FILE = "sdv2live.json"
 LARGEST_SIZES_BYTES = 65_536
 PARTS = ("dit", "vae", "text")
 MOST_LAYERS, LARGEST_SIZE = 256, 1 << 20  # beyond any network, and short of what would take for ever to lay out

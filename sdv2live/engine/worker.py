@@ -120,6 +120,7 @@ class Worker:
         )
         epoch = engine.reset()
         self._engine = engine
+        engine.on_lengthy = lambda chunk_id: self._link.send(Message.LENGTHY, chunk_id.to_bytes(8, "little"))
         self._tell_loras(engine)
         # What is compiled is compiled for a number of threads.
         is_free = not spec.threads and spec.ranks == 1 and not engine.pipe.first.compiles

@@ -10,13 +10,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-import socket
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from enum import IntEnum
 from typing import Any
@@ -27,6 +25,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from sdv2live.engine.codec import Form
+from sdv2live.engine.meeting_place import Address, listen_at
 from sdv2live.engine.parcels import parcel_bytes, views
 from sdv2live.errors import RankLost, UserError, one_line
 
@@ -39,7 +38,6 @@ KEEP_ALIVE_S = 30.0  # an order line that is idle says something so often
 PULSE_S = 1.0
 LOST_AFTER_S = 20.0
 MOST_ORDERS_UNDER_WAY = 256
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Tell(IntEnum):
@@ -56,29 +54,6 @@ class Tell(IntEnum):
     STRENGTHS = 9
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where rank 0 listens."""
-
-    host: str
-    port: int
-
-    @property
-    def is_local(self) -> bool:
-        return self.host in _LOOPBACK
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
-
-    @classmethod
-    def parse(cls, text: str) -> Address:
-        """Raises UserError."""
-        host, _, port = text.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise UserError(f"{text!r} is no address: write it as HOST:PORT, such as 192.168.0.10:29500.")
-        return cls(host, int(port))
-
-
 class World:
     """All ranks, as this one sees them. The lines are made by `connect`, when every rank is known."""
 
@@ -88,20 +63,8 @@ class World:
 
     @classmethod
     def host(cls, size: int, address: Address, plan: dict[str, Any]) -> World:
-        """Rank 0's: listens at `address` and says what is to be built. Raises UserError for a port that is taken."""
-        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        listener = socket.socket(family)
-        try:
-            if sys.platform != "win32":
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((address.host, address.port))
-            listener.listen()
-        except OSError as error:
-            listener.close()
-            raise UserError(
-                f"the ranks cannot meet at {address} ({error.strerror or error}): the port may be in use; give "
-                "another one with --master HOST:PORT."
-            ) from None
+        """Rank 0's: listens at `address` and says what is to be built. Raises UserError for a place that cannot be."""
+        listener = listen_at(address)
         limit = timedelta(seconds=JOIN_LIMIT_S)
         # The store takes the listening socket over: it would listen on every interface by itself.
         store = TCPStore(

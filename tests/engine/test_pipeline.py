@@ -19,26 +19,33 @@ import numpy as np
 import pytest
 import torch
 
-from sdv2live.engine import cards, world
+from sdv2live.engine import cards, pocket, rank_process, world
 from sdv2live.engine.balance import RankCosts, better_plan, estimate
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.build import build_engine, first_split
 from sdv2live.engine.cards import word_on_unequal
+from sdv2live.engine.catalogue import known_blocks
 from sdv2live.engine.ceilings import measure_ceilings as ceilings
+from sdv2live.engine.meeting_place import Address
+from sdv2live.engine.model.wan_transformer import POCKET, WAN_1_3B, WAN_14B
 from sdv2live.engine.orders import DecodeOrder, NoiseKey, RowOrder, StepOrder
-from sdv2live.engine.pipe import LocalPipe
-from sdv2live.engine.pipeline import LOOK_AFTER_CHUNKS, Pipeline, costs_of
+from sdv2live.engine.pipe import Landed, LocalPipe, Pipe
+from sdv2live.engine.pipeline import LOOK_AFTER_CHUNKS, Pipeline, costs_of, rule_of_moves
 from sdv2live.engine.pocket import build_pocket, pocket_stage
-from sdv2live.engine.precision import device_of_rank
+from sdv2live.engine.precision import device_of_local_rank, device_of_rank
 from sdv2live.engine.rank_process import RankProcess, start_ranks, with_meeting_place
+from sdv2live.engine.rank_worker import rank_from
 from sdv2live.engine.stages import StageMap, given_split
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.engine.wan import build_wan
+from sdv2live.engine.weights import open_checkpoint
 from sdv2live.engine.work_counts import Card
-from sdv2live.engine.world import Address, World
+from sdv2live.engine.world import World
 from sdv2live.errors import RankLost, UserError
 from sdv2live.frames import Pixels
 from sdv2live.paths import assets_dir
+from sdv2live.registry import Registry
+from sdv2live.settings import engine_spec
 from tests.engine.wan_cases import write_weights
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +63,7 @@ CHANGES = {
 }
 FAST = Card("H100", 788, 788, memory_gb_per_s=3020, link_gb_per_s=31.5)
 SLOW = Card("RTX 4090", 165, 165, memory_gb_per_s=920, link_gb_per_s=31.5)
+TORCHRUN = {"RANK": "3", "MASTER_ADDR": "there", "MASTER_PORT": "29500", "LOCAL_RANK": "1"}
 NO_CHANGES: Mapping[int, dict[str, Any]] = {}
 
 
@@ -172,6 +180,27 @@ def test_a_better_split_is_found_from_what_the_ranks_say(rule: str, found: tuple
         assert pipe.better_split() is None, "not again at once"
 
 
+@pytest.mark.parametrize(
+    ("split", "profile", "fp8", "may_move", "rule", "said"),
+    [
+        ("auto", "default", False, True, "auto", ""),
+        ("reference", "default", False, True, "reference", ""),
+        ("auto", "reference", False, True, "", "since the rings of --profile reference are not moved"),
+        ("auto", "default", True, True, "", "since the weights of --fp8 are not moved"),
+        ("auto", "default", False, False, "", "since LoRAs on drawn weights are not moved"),
+        ("3,3", "default", True, False, "", ""),
+    ],
+)
+def test_blocks_that_are_bound_stay_and_the_log_says_why(
+    split: str, profile: str, fp8: bool, may_move: bool, rule: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = replace(SPEC, profile=profile)
+    runner = pocket_stage(spec, assets_dir() / "pocket", StageMap((3, 3)), 0, torch.device("cpu"))
+    runner.loras = SimpleNamespace(may_move=may_move)  # type: ignore[assignment]
+    assert rule_of_moves(split, runner, fp8=fp8) == rule
+    assert said in caplog.text and bool(said) == bool(caplog.messages)
+
+
 def test_no_split_is_made_of_times_that_are_not_known_or_are_of_another_split() -> None:
     report = {"blocks": [0, 3], "chunks": 32, "encode_ms": 20.0, "blocks_ms": 30.0, "decode_ms": 0.0}
     other = report | {"blocks": [3, 6]}
@@ -223,6 +252,32 @@ def test_the_first_split_is_for_the_cards_that_there_are(ring: tuple[Card, Card]
     assert first_split(replace(spec, name="pocket"), 6, ring) == StageMap((3, 3), 1), "its work is not counted"
 
 
+class Noted(dict[str, torch.Tensor]):
+    """A checkpoint that remembers what was read of it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(open_checkpoint(path))
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+
+def test_a_rank_reads_no_more_of_the_codec_than_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: dict[str, Noted] = {}
+    monkeypatch.setattr(pocket, "open_checkpoint", lambda path: opened.setdefault(path.name, Noted(path)))
+    read = []
+    for rank in range(3):
+        opened.clear()
+        pocket_stage(SPEC, assets_dir() / "pocket", StageMap((2, 2, 2), 2), rank, torch.device("cpu"))
+        read.append(opened["codec.safetensors"].read)
+    first, middle, last = read
+    assert {name.partition("_")[0] for name in first - middle} == {"enc"}
+    assert {name.partition("_")[0] for name in last - middle} >= {"dec"} and not any("enc_" in name for name in last)
+    assert middle == first & last and first | last == set(opened["codec.safetensors"])
+
+
 def test_a_rank_has_only_what_it_runs() -> None:
     folder, stages = assets_dir() / "pocket", StageMap((2, 4), decode_rank=1)
     whole = pocket_stage(SPEC, folder, StageMap.on_one(6), 0, torch.device("cpu"))
@@ -242,13 +297,33 @@ def test_one_step_is_one_device_to_the_bit_and_more_are_within_a_grey_level() ->
     alone = build_pocket(SPEC, assets_dir() / "pocket")
     with over_processes(SPEC, "4,2") as (engine, _):
         assert same(run(engine, 9, PLAIN), run(alone, 9, replace(PLAIN, schedule="throughput")))
-        for schedule in ("latency", "throughput"):
+        latents = [landed_in(each.pipe) for each in (engine, alone)]
+        for schedule in ("throughput", "latency"):
             engine.reset(), alone.reset()
+            latents[0].clear(), latents[1].clear()
             settings = replace(PLAIN, steps_count=3, schedule=schedule)
             ours, theirs = np.stack(run(engine, 12, settings)), np.stack(run(alone, 12, settings))
             differences = np.abs(ours.astype(int) - theirs)
             assert differences.max() <= 1 and (differences > 0).mean() < 0.001
+        # In `latency` the batches are equal too, so not a picture's rounding but the latents themselves are compared.
+        assert len(latents[0]) == len(latents[1]) >= 3 * 12 and max(each.std() for each in latents[1]) > 0.5
+        for ours_here, theirs_here in zip(*latents, strict=True):
+            torch.testing.assert_close(ours_here, theirs_here, rtol=0, atol=1e-5)
     alone.close()
+
+
+def landed_in(pipe: Pipe) -> list[torch.Tensor]:
+    """A list that fills with the latents of every micro-step that comes back."""
+    found: list[torch.Tensor] = []
+    take = pipe.take
+
+    def keeping() -> Landed:
+        landed = take()
+        found.append(landed.latents.clone())
+        return landed
+
+    pipe.take = keeping  # type: ignore[method-assign]
+    return found
 
 
 @pytest.mark.parametrize(
@@ -293,6 +368,54 @@ def test_a_wan_engine_over_two_processes(
     assert differences.max() <= 1 and (differences > 0).mean() < 0.001
 
 
+UNEQUAL_RANK = """
+import sys, time, torch
+from sdv2live.engine import world
+from sdv2live.engine.model.wan_transformer import Block
+from sdv2live.engine.rank_worker import run_rank
+torch.cpu.get_capabilities = lambda: {"avx512_bf16": True, "cpu_name": "a newer one"}
+plain = Block.forward
+def slowly(self, *given, **named):
+    time.sleep(0.015)
+    return plain(self, *given, **named)
+Block.forward = slowly
+world.PULSE_S = 0.1
+run_rank(1, sys.argv[1], device_name="cpu", threads=1, on_lost=print)
+"""
+
+
+def test_unequal_ranks_take_one_number_format_and_blocks_leave_the_slow_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rank 1 would take bfloat16 alone, and what hops would be as long as its sender has it and be read as its receiver
+    has it. A block is many times slower there, by what it measures of itself. No picture shows either."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    monkeypatch.setattr(world, "PULSE_S", 0.1)
+    spec = with_meeting_place(replace(SPEC, precision="auto", world=2, split="reference"))
+    twin, ours, theirs, rounds = in_one_process("3,3"), list[Pixels](), list[Pixels](), 0
+    with subprocess.Popen([sys.executable, "-c", UNEQUAL_RANK, spec.master], cwd=ROOT) as other:
+        try:
+            engine = build_engine(spec, assets_dir())
+            try:
+                assert isinstance(engine.pipe, Pipeline) and engine.pipe.first.dtype == torch.float32
+                while rounds < 10 and engine.pipe.stages.counts == (3, 3):
+                    ours += run(engine, LOOK_AFTER_CHUNKS // 2 + 1, PLAIN)
+                    rounds += 1
+                ours += run(engine, 4, replace(PLAIN, steps_count=2))
+                assert engine.pipe.stages.counts[0] > 3 and engine.pipe.reports[0]["blocks"][1] > 3
+            finally:
+                engine.close()
+            assert other.wait(timeout=30) == 0
+        finally:
+            other.kill()
+    assert "all ranks compute in float32" in caplog.text
+    assert "rank 1 (a newer one, 1 threads) alone would take bfloat16. --precision asks" in caplog.text
+    for chunks in [LOOK_AFTER_CHUNKS // 2 + 1] * rounds:
+        theirs += run(twin, chunks, PLAIN)
+    assert same(ours, theirs + run(twin, 4, replace(PLAIN, steps_count=2)))
+    twin.close()
+
+
 @pytest.mark.slow
 def test_five_hundred_chunks() -> None:
     twin, settings = in_one_process("3,3"), replace(PLAIN, steps_count=2)
@@ -329,7 +452,8 @@ def test_a_rank_that_stands_still_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
 
 LOADS_FOR_EVER = """
 import sys, torch
-from sdv2live.engine.world import Address, Pulse, World
+from sdv2live.engine.meeting_place import Address
+from sdv2live.engine.world import Pulse, World
 world, _ = World.join(1, Address.parse(sys.argv[1]))
 world.connect(torch.device("cpu"))
 Pulse(world, on_lost=print)
@@ -365,6 +489,19 @@ def test_a_rank_that_never_joins_is_named(monkeypatch: pytest.MonkeyPatch) -> No
         build_engine(spec, assets_dir())
 
 
+def test_without_nccl_the_host_carries_what_hops_and_the_log_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Said by the rank that lacks it before it waits for the others, none of which comes here."""
+    monkeypatch.setattr(world, "JOIN_LIMIT_S", 0.1)
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
+    first = World.host(2, Address.parse(with_meeting_place(replace(SPEC, gpus=2)).master), {})
+    with pytest.raises(RankLost, match="rank 1 of 2 did not join"):
+        first.connect(torch.device("cuda", 0))
+    assert caplog.messages == ["NCCL is missing from this torch: pictures go from GPU to GPU through the host, slower."]
+    assert first.store.get("nccl/0") == b"0", "so that the others take such lines too"
+
+
 def test_a_rank_that_says_nothing_of_its_card_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world, "JOIN_LIMIT_S", 0.1)
     first = World.host(2, Address.parse(with_meeting_place(replace(SPEC, gpus=2)).master), {})
@@ -377,13 +514,39 @@ def test_a_rank_that_says_nothing_of_its_card_is_not_waited_for_for_ever(monkeyp
         first.posted("card/1")
 
 
-def test_a_port_in_use_is_a_sentence() -> None:
+def refused(monkeypatch: pytest.MonkeyPatch, spec: EngineSpec) -> str:
+    """What rank 0 says, which whoever starts the others says too, and starts none."""
+    monkeypatch.setattr(rank_process, "start_child", lambda *_, **__: pytest.fail("a rank was started"))
+    with pytest.raises(UserError) as by_rank_0:
+        build_engine(spec, assets_dir())
+    with pytest.raises(UserError) as beforehand:
+        start_ranks(spec)
+    assert str(by_rank_0.value) == str(beforehand.value)
+    return str(beforehand.value)
+
+
+def test_a_place_that_cannot_be_met_at_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         master = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(UserError, match=rf"cannot meet at {master} .* --master HOST:PORT"):
-            build_engine(replace(SPEC, gpus=2, master=master), assets_dir())
+        assert refused(monkeypatch, replace(SPEC, gpus=2, master=master)) == (
+            f"the ranks cannot meet at {master}: the port is in use; give another one with --master HOST:PORT."
+        )
+    word = refused(monkeypatch, replace(SPEC, gpus=2, master="192.0.2.1:29500"))  # an address of nobody
+    assert word.startswith("the ranks cannot meet at 192.0.2.1:29500: 192.0.2.1 is no address of this machine, where")
+
+
+def test_a_place_to_meet_at_is_not_used_by_one_rank_alone_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    build_engine(replace(SPEC, master="192.0.2.1:29500"), assets_dir()).close()
+    assert "--master 192.0.2.1:29500 is not used, since there is one rank alone: --world says" in caplog.text
+
+
+def test_fewer_ranks_in_the_world_than_here_are_a_sentence() -> None:
+    registry = Registry()
+    registry.set_strictly([("engine.gpus", "3"), ("engine.world", "2")], origin="test")
+    with pytest.raises(UserError, match=r"--world 2 counts the ranks of all machines, .* give --world 3 or more"):
+        engine_spec(registry)
 
 
 @pytest.mark.parametrize(
@@ -398,9 +561,16 @@ def test_a_port_in_use_is_a_sentence() -> None:
         ("auto", 7, "7 ranks are more than 6 blocks"),
     ],
 )
-def test_a_split_that_cannot_be_is_a_sentence(split: str, gpus: int, words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        build_engine(replace(SPEC, gpus=gpus, split=split, master="127.0.0.1:9"), assets_dir())
+def test_a_split_that_cannot_be_is_a_sentence(
+    split: str, gpus: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert words in refused(monkeypatch, replace(SPEC, gpus=gpus, split=split, master="127.0.0.1:9"))
+
+
+def test_blocks_are_known_without_torch_but_for_sizes_of_ones_own(tmp_path: Path) -> None:
+    for name, config in (("pocket", POCKET), ("wan-1.3b", WAN_1_3B), ("wan-14b", WAN_14B)):
+        assert known_blocks(EngineSpec(name, SIZE_WH, random_weights=True)) == config.num_layers
+    assert known_blocks(EngineSpec("wan-1.3b", SIZE_WH, weights=str(tmp_path))) is None
 
 
 def test_more_gpus_than_there_are_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,6 +581,38 @@ def test_more_gpus_than_there_are_is_a_sentence(monkeypatch: pytest.MonkeyPatch)
         device_of_rank("auto", 0, 3)
     with pytest.raises(UserError, match="leave --device away"):
         device_of_rank("cuda:1", 0, 2)
+
+
+def test_a_rank_started_by_hand_or_by_torchrun_has_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device_of_local_rank("auto", 1) == device_of_local_rank("cuda:1", 0) == torch.device("cuda", 1)
+    assert device_of_local_rank("cpu", 3) == torch.device("cpu") and device_of_local_rank("cuda:0", 3).index == 0
+    with pytest.raises(UserError, match=r"^LOCAL_RANK 2 asks for GPU 2, and this machine has 2, .* with --device\.$"):
+        device_of_local_rank("auto", 2)
+
+
+@pytest.mark.parametrize(
+    ("rank", "master", "environ", "found"),
+    [
+        (2, "host:1", {}, (2, "host:1", 0)),
+        (None, None, TORCHRUN, (3, "there:29500", 1)),
+        (1, "host:1", TORCHRUN, (1, "host:1", 1)),
+        (None, "host:1", {}, "which rank is this? Add --rank N, from 1 to the number of ranks less one."),
+        (0, "host:1", {}, "--rank 0: the first rank is the run itself; the others are numbered from 1."),
+        (None, "host:1", TORCHRUN | {"RANK": "0"}, "--rank 0: the first rank is the run itself"),
+        (1, None, {"MASTER_ADDR": "there"}, "where is the run? Add --master HOST:PORT, as the run was given it."),
+    ],
+)
+def test_a_rank_is_said_by_flags_or_by_torchrun(
+    rank: int | None, master: str | None, environ: dict[str, str], found: tuple[int, str, int] | str
+) -> None:
+    if isinstance(found, tuple):
+        assert rank_from(rank, master, environ) == found
+    else:
+        with pytest.raises(UserError, match=f"^{re.escape(found)}"):
+            rank_from(rank, master, environ)
 
 
 @pytest.mark.parametrize("text", ["", "here", "host:", "host:0", "host:70000", ":29500", "host:a"])

@@ -8,7 +8,15 @@ import torch
 from sdv2live.bench import BenchOptions, bench
 from sdv2live.engine.base import EngineSpec
 from sdv2live.engine.build import build_engine
-from sdv2live.engine.precision import choose_device, choose_dtype, device_name, dtype_for
+from sdv2live.engine.cards import word_on_formats
+from sdv2live.engine.precision import (
+    choose_device,
+    choose_dtype,
+    common_format,
+    device_name,
+    dtype_for,
+    formats_for,
+)
 from sdv2live.engine.rank_worker import run_rank
 from sdv2live.errors import UserError
 from sdv2live.paths import assets_dir
@@ -17,23 +25,48 @@ from sdv2live.registry import Registry
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
+AMPERE, TURING = ("bfloat16", "float16", "float32"), ("float16", "float32")
+NEW_CPU, OLD_CPU = ("bfloat16", "float32"), ("float32",)
+
+
 @pytest.mark.parametrize(
-    ("wanted", "device_type", "has_bfloat16", "dtype"),
+    ("device_type", "has_bfloat16", "formats"),
     [
-        ("auto", "cuda", True, torch.bfloat16),
-        ("auto", "cuda", False, torch.float16),
-        ("auto", "cpu", True, torch.bfloat16),
-        ("auto", "cpu", False, torch.float32),
-        ("auto", "mps", False, torch.float32),
-        ("float32", "cuda", True, torch.float32),
-        ("float16", "cuda", True, torch.float16),
-        ("bfloat16", "cuda", False, torch.bfloat16),
-        ("bfloat16", "cpu", False, torch.bfloat16),
-        ("float32", "cpu", True, torch.float32),
+        ("cuda", True, AMPERE),
+        ("cuda", False, TURING),
+        ("cpu", True, NEW_CPU),
+        ("cpu", False, OLD_CPU),
+        ("mps", False, OLD_CPU),
     ],
 )
-def test_the_rule(wanted: str, device_type: str, has_bfloat16: bool, dtype: torch.dtype) -> None:
-    assert dtype_for(wanted, device_type, has_bfloat16=has_bfloat16) == dtype
+def test_the_rule(device_type: str, has_bfloat16: bool, formats: tuple[str, ...]) -> None:
+    assert formats_for(device_type, has_bfloat16=has_bfloat16) == formats
+
+
+@pytest.mark.parametrize(
+    ("ranks", "taken"),
+    [
+        ((AMPERE, AMPERE), "bfloat16"),
+        ((AMPERE, NEW_CPU), "bfloat16"),
+        ((AMPERE, TURING, AMPERE), "float16"),
+        ((TURING, AMPERE), "float16"),
+        ((TURING, NEW_CPU), "float32"),
+        ((NEW_CPU, OLD_CPU), "float32"),
+        ((OLD_CPU, AMPERE), "float32"),
+    ],
+)
+def test_several_devices_take_what_all_are_made_for(ranks: tuple[tuple[str, ...], ...], taken: str) -> None:
+    assert common_format(ranks) == taken
+    word = word_on_formats([(f"card {rank}", *formats) for rank, formats in enumerate(ranks)], taken)
+    for rank, formats in enumerate(ranks):
+        said = f"rank {rank} (card {rank}) alone would take {formats[0]}"
+        assert (said in word) == (formats[0] != taken)
+    assert bool(word) == (len({*(formats[0] for formats in ranks), taken}) > 1)
+
+
+@pytest.mark.parametrize("wanted", ["float32", "float16", "bfloat16"])
+def test_a_format_that_is_asked_for_is_taken(wanted: str) -> None:
+    assert dtype_for(wanted, "cuda") == getattr(torch, wanted)
 
 
 def test_float16_is_not_for_the_cpu() -> None:
