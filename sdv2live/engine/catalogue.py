@@ -69,7 +69,7 @@ def known_blocks(spec: EngineSpec) -> int | None:
 def window_of(spec: EngineSpec) -> Window:
     """The rolling window that the spec asks for, or that the engine was trained with. Raises UserError."""
     runtime = _runtime(spec.name)
-    capacity = spec.window_frames or runtime["window_frames"]
+    capacity = spec.window_frames or max(runtime["window_frames"], _kept_at_least(spec) + 1)
     sinks = spec.sink_frames if spec.sink_frames >= 0 else runtime["sink_frames"]
     if max(sinks, _kept_at_least(spec)) >= capacity:
         needed = smallest_window(replace(spec, sink_frames=sinks))

@@ -25,14 +25,14 @@ LOOK_SHARES = {
     "identity": 0.8,
     "oil": 2.2,
     "watercolour": 1.8,
-    "pencil": 1.0,
+    "pencil": 1.3,
     "ink": 1.0,
     "neon": 1.6,
-    "thermal": 1.2,
+    "thermal": 1.6,
     "pixel": 2.6,
     "cel": 2.4,
-    "night": 0.6,
-    "vintage": 0.4,
+    "night": 0.8,
+    "vintage": 0.5,
     "halftone": 2.0,
     "glass": 2.8,
 }
@@ -176,7 +176,7 @@ class Batches:
             mix = float(rng.random())
         colour = 0 if rng.random() < PLAIN_SHARE else int(rng.integers(len(COLOUR_NAMES)))
         # Mostly near 0.5 to 0.6, the default bounds while running.
-        scale = 0.5 + 0.25 * rng.random() ** 2 if rng.random() < 0.7 else float(rng.uniform(0.05, 0.5))
+        scale = 0.5 + 0.25 * rng.random() ** 2 if rng.random() < 0.6 else float(rng.uniform(0.05, 0.5))
         return _Wish(looks, mix, colour, scale)
 
     def _target(self, wish: _Wish, pieces: list[Tensor]) -> Tensor:

@@ -27,7 +27,7 @@ RUNTIME = {
     "noise_min": 0.5,
     "noise_mode": "fixed",
     "timestep_offset": 0,
-    "window_frames": 4,
+    "window_frames": 2,
     "sink_frames": 1,
     "sink_similarity": 0.2,
 }

@@ -1,4 +1,4 @@
-"""Makes the pictures of the README: `python -m sdv2live.training.make_pictures FOLDER [--source S]`.
+"""Makes the pictures of the README: `python -m sdv2live.training.make_pictures FILE [--source S]`.
 
 Runs the real engine over a source, prompt after prompt, as a live run does, and sets one frame of each beside the
 frame it came from. Owns the choice of prompts and the layout.

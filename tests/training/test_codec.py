@@ -1,9 +1,12 @@
 """The codec streams exactly, and its ports, style and memory do what they say."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
 from sdv2live.engine.model.pocket_codec import BANK, BankConv, PocketCodec, Side, depth_to_space, space_to_depth
+from sdv2live.training.effects import gauss
 
 
 def _codec() -> PocketCodec:
@@ -54,6 +57,55 @@ def test_statistics_are_of_the_pixels() -> None:
         around = (slice(None), slice(max(row - 3, 0), row + 4), slice(max(column - 3, 0), column + 4))
         torch.testing.assert_close(far[0, 0, row, column], spread[around].mean())
         torch.testing.assert_close(far[0, 1, row, column], near[around].mean())
+
+
+@torch.no_grad()
+def test_the_edge_keeping_mean_is_of_the_calm_places_around() -> None:
+    """Pixel by pixel, from its definition: no product of many at once."""
+    frames = torch.rand(1, 4, 3, 24, 16) * 2 - 1
+    frames[..., 8:] += 3 * frames[..., 8:].sign()  # calm on the left, wild on the right
+    _, side = _codec().encode(frames)
+    assert side.half.is_contiguous(memory_format=torch.channels_last)
+    source, kept = side.half.split(12, 1)
+    assert torch.equal(source, space_to_depth(frames[0]))
+    kept = kept.unflatten(1, (3, 4)).transpose(1, 2).flatten(1, 2)  # the order of depth_to_space
+    ours = depth_to_space(kept)
+
+    def cell(row: int, column: int) -> torch.Tensor:
+        """The mean over 3 x 3 cells around one, with weight 1 where calm: red, green, blue and weight, times weight."""
+        rows = torch.tensor([min(max(row + k, 0), 11) for k in (-1, 0, 1)])
+        columns = torch.tensor([min(max(column + k, 0), 7) for k in (-1, 0, 1)])
+        block = torch.stack([frames[0, 0, :, 2 * rows + a][:, :, 2 * columns + b] for a in (0, 1) for b in (0, 1)])
+        grey = 0.299 * block[:, 0] + 0.587 * block[:, 1] + 0.114 * block[:, 2]
+        weight = (4e-4 / (grey.var(correction=0) + 4e-4)) ** 3
+        return torch.cat([block.mean((0, 2, 3)), torch.ones(1)]) * weight
+
+    for row, column in ((0, 0), (9, 6), (11, 9), (14, 7), (23, 15)):
+        total = torch.zeros(4)
+        for turn in range(8):
+            y = (row + 2 * math.sin(turn * math.pi / 4) - 0.5) / 2
+            x = (column + 2 * math.cos(turn * math.pi / 4) - 0.5) / 2
+            for a in (math.floor(y), math.floor(y) + 1):
+                for b in (math.floor(x), math.floor(x) + 1):
+                    share = (1 - abs(y - a)) * (1 - abs(x - b))
+                    total += share * cell(min(max(a, 0), 11), min(max(b, 0), 7))
+        torch.testing.assert_close(ours[0, :, row, column], total[:3] / total[3], atol=1e-4, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_the_edge_keeping_mean_calms_and_keeps_edges() -> None:
+    """Of a noisy step: nearer to the clean step than the noisy one and than any Gaussian blur of it."""
+    torch.manual_seed(1)
+    clean = torch.full((4, 3, 32, 32), -0.5)
+    clean[..., 15:] = 0.5
+    noisy = clean + 0.05 * torch.randn_like(clean)
+    kept = _codec().encode(noisy[None])[1].half[:, 12:].unflatten(1, (3, 4)).transpose(1, 2).flatten(1, 2)
+
+    def error(picture: torch.Tensor) -> float:
+        return float((picture - clean)[..., 4:-4, 4:-4].square().mean())
+
+    blurred = [error(gauss(noisy, sigma)) for sigma in (0.3, 0.5, 0.7, 1.0, 2.0)]
+    assert error(depth_to_space(kept)) < 0.5 * min(error(noisy), *blurred)
 
 
 @torch.no_grad()
