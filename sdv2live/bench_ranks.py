@@ -39,11 +39,11 @@ def settle(engine: StreamEngine, settings: ChunkSettings, *, steps: int) -> None
 @contextmanager
 def held_split(engine: StreamEngine) -> Iterator[None]:
     """Within the block no block moves: a figure is of one split."""
-    setattr(engine.pipe, "better_split", lambda: None)  # noqa: B010  # a method, which mypy lets nobody assign
+    engine.holds_split = True
     try:
         yield
     finally:
-        delattr(engine.pipe, "better_split")
+        engine.holds_split = False
 
 
 def split_of(reports: Sequence[dict[str, Any]]) -> list[int]:

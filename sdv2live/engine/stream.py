@@ -94,6 +94,7 @@ class StreamEngine(Engine):
         """
         self.traits = traits
         self.pipe, self._prompts, self._window, self._at_noise = pipe, prompts, window, at_noise
+        self.holds_split = False  # while this is set, no block moves to another rank
         self._clock = pipe.first.clock
         self._arrivals = Arrivals(self._clock, on_landed)
         self._epoch = first_epoch
@@ -220,7 +221,7 @@ class StreamEngine(Engine):
     def _run(self, chunk: Chunk, settings: ChunkSettings) -> None:
         state, started_s = self._state, time.perf_counter()
         self._choose_schedule(settings.schedule)
-        if (counts := self.pipe.better_split()) is not None:
+        if not self.holds_split and (counts := self.pipe.better_split()) is not None:
             self.on_lengthy(chunk.chunk_id)
             self._micro_steps.land_all()
             self.pipe.move_blocks(counts)
