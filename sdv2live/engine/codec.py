@@ -28,6 +28,14 @@ class Form:
 Side = tuple[Tensor, ...]  # what `decode` needs of a chunk beside its latents; travels with it through rows and ranks
 
 
+class CodecState(Protocol):
+    """A codec's memory of one stream. Its tensors never move, as what is captured knows them by their addresses."""
+
+    def reset(self) -> None:
+        """The next chunk is the first."""
+        ...
+
+
 class Codec(Protocol):
     """Pixels to latents and back, a chunk at a time, with a memory that belongs to the stream.
 
@@ -39,8 +47,8 @@ class Codec(Protocol):
 
     spatial_factor: int
 
-    def new_state(self, size_wh: tuple[int, int]) -> object:
-        """A fresh memory: the next chunk is the first."""
+    def new_state(self, size_wh: tuple[int, int]) -> CodecState | None:
+        """A fresh memory: the next chunk is the first. None where nothing is to be remembered."""
         ...
 
     def prepare(self, embedding: Tensor, noise_scale: float) -> Prepared:

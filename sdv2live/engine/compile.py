@@ -1,28 +1,30 @@
 """Where fast paths are chosen and built: the one place. Owns: compiled regions, CUDA graphs, the way back from both.
 
 A steady step, in which every row writes one frame into a full window, always has the same shapes. Its blocks and its
-head are compiled, each block by the same code; on a CUDA GPU the whole is then captured for its rows and replayed. What
-is not steady (the opening, the filling) runs plainly, and so does everything where a fast path could not be built.
+head are compiled, each block by the same code; on a CUDA GPU the whole is then captured for its rows and replayed, and
+so are encoding and decoding. What is not steady (the opening, the filling) runs plainly, and so does everything where a
+fast path could not be built.
 Compiling happens before the stream is live and never in it. Runs on the thread of its rank.
 """
 
 from __future__ import annotations
 
 import logging
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sdv2live.engine.attention_choice import Attend, cuda_ms
-from sdv2live.engine.captures import CAPTURES
+from sdv2live.engine.captures import Capture, CapturedCall, CudaCapture, copy_all
 from sdv2live.engine.checkpoint import is_memory_full
+from sdv2live.engine.codec import Codec, Side
+from sdv2live.engine.coder import Coder
 from sdv2live.engine.kv_cache import CachedAttention, Place, write_and_attend
 from sdv2live.engine.model import wan_vae
 from sdv2live.engine.model.attention import SelfAttention
@@ -32,6 +34,7 @@ from sdv2live.errors import one_line
 
 log = logging.getLogger(__name__)
 
+NOT_REPLAYED = "%s not replayed as a CUDA graph, and take longer: %s"
 MOST_SHAPES = 64  # of one region: the autoencoder's norms have about twenty
 
 
@@ -94,6 +97,14 @@ def part_of(dit: WanTransformer, device: torch.device, *, compiles: bool) -> Pla
     if not compiles:
         return PlainPart(dit)
     return FastPart(dit, capture=CudaCapture(device) if device.type == "cuda" else None)
+
+
+def coder_of(codec: Codec, size_wh: tuple[int, int], device: torch.device, *, compiles: bool) -> Coder:
+    """What runs a codec."""
+    if compiles and device.type == "cuda":
+        # Each in memory of its own: the two may run at the same time.
+        return CapturedCoder(codec, size_wh, encoding=CudaCapture(device), decoding=CudaCapture(device))
+    return Coder(codec, size_wh)
 
 
 class Region:
@@ -178,7 +189,7 @@ class FastPart(PlainPart):
             except RuntimeError as error:
                 self._capture = self._texts = None
                 self._graphs.clear()
-                log.warning("the steps are not replayed as a CUDA graph, and take longer: %s", one_line(error))
+                log.warning(NOT_REPLAYED, "the steps are", one_line(error))
         return self._steady(step, step.past)
 
     def end_warm_up(self) -> None:
@@ -212,6 +223,66 @@ class FastPart(PlainPart):
         return graph.replay(step, past)
 
 
+class CapturedCoder(Coder):
+    """All calls but those that open a stream are replayed as graphs. Its state stays where it is when it is reset."""
+
+    def __init__(self, codec: Codec, size_wh: tuple[int, int], *, encoding: Capture, decoding: Capture) -> None:
+        super().__init__(codec, size_wh)
+        self._encoding = ReplayedCalls(encoding, "the encoder's calls are")
+        self._decoding = ReplayedCalls(decoding, "the decoder's calls are")
+
+    def reset(self) -> None:
+        if self.state is None:
+            super().reset()
+        else:
+            self.state.reset()
+        self._encoding.opens = self._decoding.opens = True
+
+    def encode(self, video: Tensor) -> tuple[Tensor, Side]:
+        def work(video: Tensor) -> list[Tensor]:
+            latents, side = super(CapturedCoder, self).encode(video)
+            return [latents, *side]
+
+        latents, *side = self._encoding(work, [video])
+        return latents, tuple(side)
+
+    def decode(self, latents: Tensor, side: Side, prepared: Tensor | None) -> Tensor:
+        styles = [] if prepared is None else [prepared]
+        count = len(styles)
+
+        def work(latents: Tensor, *rest: Tensor) -> list[Tensor]:
+            return [super(CapturedCoder, self).decode(latents, rest[count:], rest[0] if count else None)]
+
+        return self._decoding(work, [latents, *styles, *side])[0]
+
+
+class ReplayedCalls:
+    """Calls of one kind, of tensors alone: a stream's first as it stands, since it is another, the rest as a graph."""
+
+    def __init__(self, capture: Capture, subject: str) -> None:
+        """subject: what they are, and its verb, for messages."""
+        self._capture: Capture | None = capture
+        self._subject = subject
+        self._graph: CapturedCall | None = None
+        self.opens = True
+
+    def __call__(self, work: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> list[Tensor]:
+        opens, self.opens = self.opens, False
+        if opens or _is_plain_alone or self._capture is None:
+            return work(*inputs)
+        if self._graph is None:
+            held = [each.clone() for each in inputs]
+            try:
+                self._graph = CapturedCall(lambda: work(*held), held, self._capture)
+            except RuntimeError as error:
+                self._capture = None
+                log.warning(NOT_REPLAYED, self._subject, one_line(error))
+                return work(*inputs)
+            # Not replayed too: what it remembers from call to call is a call further.
+            return self._graph.take_first()
+        return self._graph.replay(inputs) if self._graph.fits(inputs) else work(*inputs)
+
+
 def speed_up_vae(vae: WanVAE, device: torch.device, *, compiles: bool) -> None:
     """A GPU convolves in the quicker way. compiles: norm, SiLU and the write to where the convolution reads are one
     kernel."""
@@ -243,43 +314,6 @@ class QuickerWay:
         return conv.by_taps(joined) if self._is_by_taps[key] else conv.whole(joined)
 
 
-class Graph(Protocol):
-    """Work that was recorded. replay: has the device do it again, in the same memory; waits for nothing."""
-
-    def replay(self) -> None: ...
-
-
-Capture = Callable[[Callable[[], Tensor]], tuple[Graph, Tensor]]  # runs the work once -> its graph, and what it makes
-
-
-class CudaCapture:
-    """Records work of one GPU. Its graphs share their memory, so what one made is to be copied before another runs."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream: torch.cuda.Stream | None = None
-        self._graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
-
-    def __call__(self, work: Callable[[], Tensor]) -> tuple[Graph, Tensor]:
-        """Raises RuntimeError where it cannot be recorded. Waits for the device, and for a piece of work beside it."""
-        with CAPTURES.capturing():
-            return self._captured(work)
-
-    def _captured(self, work: Callable[[], Tensor]) -> tuple[Graph, Tensor]:
-        current = torch.cuda.current_stream(self._device)
-        self._stream = self._stream or torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):  # once outside of the graph: libraries set themselves up, code is made
-            work()
-        current.wait_stream(self._stream)
-        graph = torch.cuda.CUDAGraph()
-        pool = next((each.pool() for each in self._graphs), None)
-        with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
-            made = work()
-        self._graphs.add(graph)
-        return graph, made
-
-
 class HeldTexts:
     """Where graphs of a part read the keys and values of their rows' texts, all of them in one place: a row of a large
     DiT is 400 MB."""
@@ -300,7 +334,7 @@ class HeldTexts:
         for row, number in enumerate(step.texts):
             if self._numbers[row] != number:
                 for given, held in ((step.text.keys, self._whole.keys), (step.text.values, self._whole.values)):
-                    _copy([each[row] for each in given], [each[row] for each in held])
+                    copy_all([each[row] for each in given], [each[row] for each in held])
                 self._numbers[row] = number
 
     def forget(self) -> None:
@@ -309,9 +343,9 @@ class HeldTexts:
 
 
 class CapturedStep:
-    """A steady forward of certain rows as a graph, with inputs that stay where they are.
+    """A steady forward of certain rows as a graph.
 
-    It has the addresses of its rows' cache, and holds none of it.
+    It has the addresses of its rows' cache, and holds none of it. Run twice, a step writes the same to the same place.
     """
 
     def __init__(
@@ -325,11 +359,11 @@ class CapturedStep:
         self.texts = texts
         texts.take(step)
         times = (None if each is None else each.clone() for each in (step.time.blocks, step.time.head))
-        held = replace(step, x=step.x.clone(), time=TimeContext(*times), text=texts.of(len(step.texts)))
-        self._places = tuple(Place(*(each.clone() for each in place)) for place in past.places)
-        moved = past.at(self._places)
-        self._graph, self._made = capture(lambda: forward(held, moved))
-        self._step = replace(held, past=moved)
+        self._step = replace(step, x=step.x.clone(), time=TimeContext(*times), text=texts.of(len(step.texts)))
+        places = tuple(Place(*(each.clone() for each in place)) for place in past.places)
+        moved = past.at(places)
+        self._call = CapturedCall(lambda: [forward(self._step, moved)], _tensors(self._step, places), capture)
+        self._call.take_first()
 
     def fits(self, step: PartStep) -> bool:
         return step.x.shape == self._step.x.shape and step.x.dtype == self._step.x.dtype
@@ -337,20 +371,13 @@ class CapturedStep:
     def replay(self, step: PartStep, past: CachedAttention) -> Tensor:
         """-> as PlainPart, in memory of its own. Copies on the device alone, a prompt only when it is another."""
         self.texts.take(step)
-        _copy(_tensors(step, past.places), _tensors(self._step, self._places))
-        self._graph.replay()
-        return self._made.clone()
+        return self._call.replay(_tensors(step, past.places))[0]
 
 
 def _tensors(step: PartStep, places: Sequence[Place]) -> list[Tensor]:
     """All that differs from one step to the next, but the text."""
     times = [each for each in (step.time.blocks, step.time.head) if each is not None]
     return [step.x, *times, *(each for place in places for each in place)]
-
-
-def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
-    for source, target in zip(sources, targets, strict=True):
-        target.copy_(source, non_blocking=True)
 
 
 # Regions that are compiled: tensors and modules alone, so that one code serves every layer.

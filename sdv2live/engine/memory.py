@@ -73,7 +73,8 @@ def count_memory(
 
     Counted at its fullest: the window full, a chunk on every row of a stream batch, each with a prompt of its own.
     overlaps: as on a GPU, encoder and decoder work beside the transformer, each in memory that only it reuses; and what
-    is compiled is replayed from graphs, which hold each row's texts once more (compile.py).
+    is compiled is replayed from graphs, which hold each row's texts once more, and for encoding and decoding what those
+    need, beside what the calls that open a stream took (compile.py).
     """
     meta = torch.device("meta")
     mode = VAE_MODES[spec.vae]
@@ -107,6 +108,7 @@ def count_memory(
     working = max(0, alive.most_bytes - alive.kept_bytes - caches)
     if overlaps and chooses_compile(spec.compile):
         working += spec.steps_count * 2 * dit.num_layers * dit.text_len * dit.dim * dtype.itemsize
+        working += alive.most_in("encoding") + alive.most_in("decoding")
     return Footprint(weights, caches, working)
 
 
@@ -334,6 +336,9 @@ class Alive(ExitStack):
     @property
     def most_bytes(self) -> int:
         return self.kept_bytes + self._most.total()
+
+    def most_in(self, lane: str) -> int:
+        return self._most[lane]
 
     def _note(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()

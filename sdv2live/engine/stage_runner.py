@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sdv2live.engine.attention_choice import AttentionChoice, choose_attention
 from sdv2live.engine.codec import Codec, Side
-from sdv2live.engine.compile import PartStep, part_of
+from sdv2live.engine.compile import PartStep, coder_of, part_of
 from sdv2live.engine.fp8 import use_fp8
 from sdv2live.engine.kv_cache import KVCache, RowWrite
 from sdv2live.engine.lane import Lane
@@ -60,6 +60,7 @@ class StageRunner:
         loras: made for this `dit`; not in its weights before `set_strengths`.
         """
         self.dit, self.codec, self.device, self.dtype, self.compiles = dit, codec, device, dtype, compiles
+        self.coder = coder_of(codec, size_wh, device, compiles=compiles)
         self.size_wh, self.loras = size_wh, loras
         self._noise = noise or NoiseSource()
         self.clock = StageClock(device)
@@ -97,11 +98,9 @@ class StageRunner:
     def reset(self) -> None:
         """A new epoch: caches, memories and what was kept of chunks. Prompts and timesteps stay."""
         self._run_part.end_warm_up()
-        # The old one goes before the new one comes: both at once may not fit.
         self.encoding.give()
         self.decoding.give()
-        self.__dict__.pop("codec_state", None)
-        self.codec_state = self.codec.new_state(self.size_wh)
+        self.coder.reset()
         self.cache.reset()  # where it is: what was captured knows its addresses
         self.encoding.join()
         self.decoding.join()
@@ -133,7 +132,7 @@ class StageRunner:
             started, pixels = self.meter.begin(), self.sent(frames)
             # Channels last in memory; what crosses to the device is uint8.
             video = pixels.permute(0, 3, 1, 2).to(self.dtype).mul_(2.0 / 255.0).sub_(1.0)[None]
-            latents, side = self.codec.encode(video, self.codec_state)
+            latents, side = self.coder.encode(video)
             self.meter.end("encode", started)
         self.encoding.give(latents, *side)
         return latents, side
@@ -183,7 +182,7 @@ class StageRunner:
         with self.decoding.after(latents, *side, embedding):
             started = self.meter.begin()
             prepared = self.codec.prepare(embedding, order.noise_scale)
-            frames = self.codec.decode(latents.to(self.dtype), side, prepared, self.codec_state)
+            frames = self.coder.decode(latents.to(self.dtype), side, prepared)
             pixels = frames[0].permute(0, 2, 3, 1).float()
             # One pass: a value that is no number spoils the sum. In float32, since float16 ends at 65504, which a
             # bright picture's sum exceeds.

@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdv2live.engine.captures import CAPTURES, CaptureLock
-from sdv2live.engine.compile import CudaCapture
+from sdv2live.engine.captures import CAPTURES, CaptureLock, CudaCapture
 
 PATIENCE_S = 30.0
 
@@ -77,12 +76,12 @@ def test_while_a_graph_is_captured_no_piece_begins(monkeypatch: pytest.MonkeyPat
 
     other = threading.Thread(target=piece)
 
-    def work() -> Tensor:
+    def work() -> list[Tensor]:
         if other.ident is None:
             other.start()
         other.join(0.05)  # time enough for it, if it might
         order.append("work")
-        return torch.ones(1)
+        return [torch.ones(1)]
 
     CudaCapture(torch.device("cuda", 0))(work)
     other.join(PATIENCE_S)

@@ -20,9 +20,17 @@ from torch import Tensor
 
 from sdv2live.engine import compile as fast
 from sdv2live.engine import stage_runner
+from sdv2live.engine.base import EngineSpec
+from sdv2live.engine.captures import Capture, Recorded, copy_all
+from sdv2live.engine.codec import Codec
+from sdv2live.engine.coder import Coder
+from sdv2live.engine.model.taehv import TAEHV
 from sdv2live.engine.model.wan_vae import CausalConv, RMSNorm
+from sdv2live.engine.pocket import build_pocket
 from sdv2live.engine.stream import StreamEngine
-from tests.engine.compiled_stream import BASE, SCRIPT, KeptLatents, difference
+from sdv2live.engine.wan_codec import WanCodec
+from sdv2live.paths import assets_dir
+from tests.engine.compiled_stream import BASE, SCRIPT, difference, kept_latents
 from tests.engine.toy import CPU, SumCodec, run_toy, toy_engine
 from tests.engine.wan_cases import assert_close, decode_in, encode_in, small_vae
 
@@ -91,48 +99,50 @@ def test_where_nothing_can_be_compiled_the_stream_runs_plainly(
 class ByHand:
     """In place of a GPU's graph: the same work on the same memory, done again."""
 
-    def __init__(self, work: Callable[[], Tensor]) -> None:
-        self._work, self.made = work, work()
+    def __init__(self, work: Callable[[], list[Tensor]], made: list[Tensor]) -> None:
+        self._work, self._made = work, made
 
     def replay(self) -> None:
-        self.made.copy_(self._work())
+        copy_all(self._work(), self._made)
 
 
 class Recorder:
+    """In place of CudaCapture."""
+
     def __init__(self) -> None:
         self.count = 0
 
-    def __call__(self, work: Callable[[], Tensor]) -> tuple[ByHand, Tensor]:
+    def __call__(self, work: Callable[[], list[Tensor]]) -> Recorded:
         self.count += 1
-        graph = ByHand(work)
-        return graph, graph.made
+        first = work()
+        made = [torch.full_like(each, torch.nan) for each in first]  # nothing runs while it is recorded
+        return Recorded(ByHand(work, made), made, first)
 
 
-def captured_engine(
-    monkeypatch: pytest.MonkeyPatch, capture: fast.Capture, codec: SumCodec | None = None, *, steps_count: int = 2
-) -> StreamEngine:
+def captured_engine(monkeypatch: pytest.MonkeyPatch, capture: Capture, *, steps_count: int = 2) -> StreamEngine:
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     monkeypatch.setattr(stage_runner, "part_of", lambda dit, device, *, compiles: fast.FastPart(dit, capture=capture))
-    return toy_engine(compiles=True, codec=codec, steps_count=steps_count)
+    return toy_engine(compiles=True, steps_count=steps_count)
 
 
 @pytest.mark.parametrize("schedule", ["latency", "throughput"])
 def test_a_captured_step_is_replayed_for_all_that_changes(monkeypatch: pytest.MonkeyPatch, schedule: str) -> None:
     """The same bits as the plain part: prompts, timesteps, slots and sinks reach what is replayed."""
     script = [replace(settings, schedule=schedule) for settings in SCRIPT]
-    recorder, ours, theirs = Recorder(), KeptLatents(), KeptLatents()
-    twin = toy_engine(codec=theirs)
-    engine = captured_engine(monkeypatch, recorder, ours)
+    recorder = Recorder()
+    twin = toy_engine()
+    engine = captured_engine(monkeypatch, recorder)
+    ours, theirs = kept_latents(engine), kept_latents(twin)
     for each in (engine, twin):
         run_toy(each, script)
-    assert difference(ours.latents, theirs.latents) == 0
+    assert difference(ours, theirs) == 0
     if schedule == "latency":
         assert recorder.count == 3, "once for each row"
     before = recorder.count
     for each in (engine, twin):  # another epoch: the same memory, nothing is captured anew
         each.reset()
         run_toy(each, script)
-    assert difference(ours.latents, theirs.latents) == 0
+    assert difference(ours, theirs) == 0
     assert recorder.count == before
 
 
@@ -163,7 +173,7 @@ def test_memory_that_was_given_back_is_captured_anew(monkeypatch: pytest.MonkeyP
 def test_a_step_that_cannot_be_captured_runs_plainly(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refused(work: Callable[[], Tensor]) -> tuple[fast.Graph, Tensor]:
+    def refused(work: Callable[[], list[Tensor]]) -> Recorded:
         raise RuntimeError("operation not permitted when stream is capturing")
 
     expected = run_toy(toy_engine(), SCRIPT)
@@ -174,6 +184,72 @@ def test_a_step_that_cannot_be_captured_runs_plainly(
         "the steps are not replayed as a CUDA graph, and take longer: operation not permitted when stream is capturing"
     ]
     assert all(np.array_equal(made[number], expected[number]) for number in expected)
+
+
+def drawn_taehv() -> TAEHV:
+    torch.manual_seed(4)
+    return TAEHV().eval().requires_grad_(False)
+
+
+def codec_of(name: str) -> tuple[Codec, tuple[int, int]]:
+    """One of each kind at a small size, and its pictures' size."""
+    if name == "pocket":
+        spec = EngineSpec("pocket", (64, 32), precision="float32", device="cpu")
+        return build_pocket(spec, assets_dir() / "pocket").pipe.first.codec, (64, 32)
+    wan, small = small_vae(), drawn_taehv()
+    encoder, decoder = {"wan": (wan, wan), "wan-taehv": (wan, small), "taehv": (small, small)}[name]
+    return WanCodec(encoder, decoder), (32, 32)
+
+
+@pytest.mark.parametrize("name", ["pocket", "wan", "wan-taehv", "taehv"])
+@torch.inference_mode()
+def test_captured_calls_of_a_codec_give_the_same_pictures(name: str) -> None:
+    """To the bit, from a stream's opening on and again after a reset; each kind of call is recorded once."""
+    codec, size_wh = codec_of(name)
+    recorders = Recorder(), Recorder()
+    plain, captured = (
+        Coder(codec, size_wh),
+        fast.CapturedCoder(codec, size_wh, encoding=recorders[0], decoding=recorders[1]),
+    )
+    generator = torch.Generator().manual_seed(5)
+    for epoch in range(2):
+        for each in (plain, captured):
+            each.reset()
+        for chunk in range(5):
+            count = getattr(codec, "first_chunk_frames", 4) if chunk == 0 else 4
+            video = torch.rand(1, count, 3, size_wh[1], size_wh[0], generator=generator) * 2 - 1
+            told = codec.prepare(torch.randn(1, 8, 128, generator=generator), 0.1 * chunk + 0.1)
+            latents, side = plain.encode(video)
+            ours, our_side = captured.encode(video)
+            assert torch.equal(ours, latents) and all(map(torch.equal, our_side, side))
+            assert torch.equal(captured.decode(ours, our_side, told), plain.decode(latents, side, told)), (epoch, chunk)
+    assert [recorder.count for recorder in recorders] == [1, 1]
+
+
+def test_a_codec_that_cannot_be_captured_runs_plainly(caplog: pytest.LogCaptureFixture) -> None:
+    def refused(work: Callable[[], list[Tensor]]) -> Recorded:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    vae = small_vae()
+    codec = WanCodec(vae, vae)
+    plain, captured = Coder(codec, (32, 32)), fast.CapturedCoder(codec, (32, 32), encoding=refused, decoding=Recorder())
+    video = torch.rand(1, 13, 3, 32, 32, generator=torch.Generator().manual_seed(6)) * 2 - 1
+    made = []
+    with torch.inference_mode(), caplog.at_level(logging.WARNING):
+        for each in (plain, captured):
+            each.reset()
+            made.append(torch.cat([each.encode(part)[0] for part in video.split([5, 4, 4], 1)], 1))
+    assert torch.equal(*made)
+    assert said(caplog) == [
+        "the encoder's calls are not replayed as a CUDA graph, and take longer: "
+        "operation not permitted when stream is capturing"
+    ]
+
+
+def test_who_captures_a_codec() -> None:
+    codec = SumCodec()
+    kinds = [type(fast.coder_of(codec, (48, 32), device, compiles=on)) for device in (CPU, GPU) for on in (False, True)]
+    assert kinds == [Coder, Coder, Coder, fast.CapturedCoder]
 
 
 @pytest.mark.parametrize("frames", [1, 2, 4])

@@ -77,7 +77,7 @@ def test_weights_and_caches_are_foretold_to_the_byte(small_sizes: None, vae: str
     parameters = [each for network in networks_of(engine) for each in network.parameters()]
     assert {each.dtype for each in parameters} == {dtype}
     assert counted.weights == sum(each.nbytes for each in parameters)
-    state = engine.pipe.first.codec_state
+    state = engine.pipe.first.coder.state
     past = [*state.encoder.past, *state.decoder.past]
     assert counted.caches == engine.cache_bytes + sum(each.nbytes for each in past)
     engine.close()
@@ -94,7 +94,7 @@ def test_a_ranks_share_is_foretold_to_the_byte(small_sizes: None, vae: str, stag
         codec = runner.codec
         networks = [each for each in (runner.dit, codec._encoder, codec._decoder) if each is not None]  # type: ignore[attr-defined]
         assert share.weights == sum(each.nbytes for network in dict.fromkeys(networks) for each in network.parameters())
-        halves = (runner.codec_state.encoder, runner.codec_state.decoder)
+        halves = (runner.coder.state.encoder, runner.coder.state.decoder)
         past = [each for half in halves if half is not None for each in half.past]
         assert share.caches == runner.cache.bytes + sum(each.nbytes for each in past)
         assert share.working == whole.working
@@ -129,8 +129,8 @@ def test_a_run_needs_what_is_counted(small_sizes: None, vae: str, schedule: str)
     engine.close()
 
 
-def test_what_graphs_hold_of_texts_is_counted_on_a_gpu() -> None:
-    """As a stream captures them, by the bytes of what its part then holds."""
+def test_what_graphs_hold_is_counted_on_a_gpu(small_sizes: None) -> None:
+    """The texts, by the bytes of what a captured part holds; and what coding needs, by the tensors of a real stream."""
     spec = replace(SMALL_SPEC, vae="taehv", compile="on")
     plain, compiled = (
         count_memory(replace(spec, compile=each), SMALL_DIT, SMALL_VAE, dtype=torch.float32, overlaps=True)
@@ -139,7 +139,16 @@ def test_what_graphs_hold_of_texts_is_counted_on_a_gpu() -> None:
     kept = torch.zeros(1, SMALL_DIT.text_len, SMALL_DIT.num_heads, SMALL_DIT.dim // SMALL_DIT.num_heads)
     context = TextContext(*[(kept,) * SMALL_DIT.num_layers] * 2)
     held = HeldTexts(context, spec.steps_count).of(spec.steps_count)
-    assert compiled.working - plain.working == sum(each.nbytes for each in (*held.keys, *held.values)) > 0
+    texts = sum(each.nbytes for each in (*held.keys, *held.values))
+    with one_thread():
+        engine = build_wan(replace(spec, compile="off"))
+        runner, parameters = engine.pipe.first, [each for part in networks_of(engine) for each in part.parameters()]
+        with torch.inference_mode(), Alive(kept=parameters, device="cpu", is_fused=False) as alive:
+            runner.encoding, runner.decoding = (memory._CountedLane(alive, name) for name in ("encoding", "decoding"))
+            run_chunks(engine, 4)
+    engine.close()
+    coding = alive.most_in("encoding") + alive.most_in("decoding")
+    assert compiled.working - plain.working - texts == pytest.approx(coding, rel=0.15)
     assert (compiled.weights, compiled.caches) == (plain.weights, plain.caches)
     assert count_memory(spec, SMALL_DIT, SMALL_VAE, dtype=torch.float32).working <= plain.working, "not on a CPU"
 

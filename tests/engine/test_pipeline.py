@@ -289,7 +289,7 @@ def test_a_rank_has_only_what_it_runs() -> None:
     for runner in (first, last, whole):
         runner.cache.ensure_rows(1)
     assert first.cache.bytes + last.cache.bytes == whole.cache.bytes and last.cache.bytes == 2 * first.cache.bytes
-    assert first.codec_state is None and last.codec_state is not None
+    assert first.coder.state is None and last.coder.state is not None
 
 
 def test_one_step_is_one_device_to_the_bit_and_more_are_within_a_grey_level() -> None:

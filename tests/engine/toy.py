@@ -27,6 +27,18 @@ SIZE_WH = (48, 32)
 CPU = torch.device("cpu")
 
 
+class SumState:
+    """The last picture; fresh is 1 where there was none."""
+
+    def __init__(self, size_wh: tuple[int, int], device: torch.device) -> None:
+        self.before = torch.zeros(1, 3, size_wh[1], size_wh[0], device=device)
+        self.fresh = torch.ones(1, device=device)
+
+    def reset(self) -> None:
+        self.before.zero_()
+        self.fresh.fill_(1)
+
+
 class SumCodec:
     """Latents are pooled pixels, pictures are latents spread out again; each picture also carries a trace of the one
     before it, so that chunks decoded out of order show."""
@@ -37,8 +49,8 @@ class SumCodec:
         generator = torch.Generator().manual_seed(7)
         self._mix = torch.randn(16, 3, generator=generator)
 
-    def new_state(self, size_wh: tuple[int, int]) -> dict[str, Tensor]:
-        return {}
+    def new_state(self, size_wh: tuple[int, int]) -> SumState:
+        return SumState(size_wh, self._mix.device)
 
     def prepare(self, embedding: Tensor, noise_scale: float) -> Tensor:
         return embedding.mean() * 0.01 + noise_scale * 0.1
@@ -50,11 +62,12 @@ class SumCodec:
     def as_encoded(self, latents: Tensor) -> Tensor:
         return latents
 
-    def decode(self, latents: Tensor, side: tuple[Tensor, ...], prepared: Tensor, state: dict[str, Tensor]) -> Tensor:
+    def decode(self, latents: Tensor, side: tuple[Tensor, ...], prepared: Tensor, state: SumState) -> Tensor:
         picture = torch.einsum("oc,bohw->bchw", self._mix, latents[:, -1]) * 0.05 + prepared
         picture = nn.functional.interpolate(picture, scale_factor=8, mode="nearest")
-        before = state.get("before", picture)
-        state["before"] = picture
+        before = torch.where(state.fresh > 0, picture, state.before.to(picture.dtype))
+        state.before.copy_(picture)
+        state.fresh.zero_()
         return (picture * 0.8 + before * 0.2)[:, None].expand(-1, len(side[0]), -1, -1, -1)
 
 
