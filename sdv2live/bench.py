@@ -40,7 +40,7 @@ from sdv2live.bench_stages import time_stages
 from sdv2live.engine.base import TIMINGS, Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.build import build_engine
 from sdv2live.engine.ceilings import finish, measure_ceilings
-from sdv2live.engine.precision import choose_dtype, device_name, device_of_rank, work_on
+from sdv2live.engine.precision import device_name, device_of_rank, work_on
 from sdv2live.engine.rank_process import start_ranks, with_meeting_place
 from sdv2live.engine.stream import StreamEngine
 from sdv2live.errors import ChunkError, EngineDead, RankLost, UserError, one_line
@@ -82,13 +82,11 @@ def bench(registry: Registry, options: BenchOptions) -> int:
         check_app()
     device = device_of_rank(spec.device, 0, spec.gpus)
     work_on(device)
-    dtype = choose_dtype(spec.precision, device)
-    figures = _head(spec, device, dtype, options.note)
-    ceilings = measure_ceilings(device, dtype)
+    figures = _head(spec, device, options.note)
     settings = settings_of(registry.snapshot())
     with ExitStack() as stack:
         try:
-            return _measured(registry, options, spec, figures, settings, ceilings, dtype, stack)
+            return _measured(registry, options, spec, figures, settings, stack)
         except (EngineDead, RankLost) as error:
             raise UserError(f"{spec.name} could not be measured over {spec.ranks} ranks: {one_line(error)}.") from None
 
@@ -99,8 +97,6 @@ def _measured(
     spec: EngineSpec,
     figures: dict[str, Any],
     settings: ChunkSettings,
-    ceilings: dict[str, float],
-    dtype: torch.dtype,
     stack: ExitStack,
 ) -> int:
     """With the engine built; `stack` ends it, and its other ranks."""
@@ -120,9 +116,11 @@ def _measured(
     except ChunkError as error:
         raise UserError(f"{spec.name} made no picture: {one_line(error)}.") from None
     stage = engine.pipe.first
+    dtype = stage.dtype  # of several ranks all take the same, which rank 0 alone might not
+    figures["dtype"] = str(dtype).removeprefix("torch.")
     figures["compiled"], figures["fp8"] = stage.compiles, stage.is_fp8
     figures["attention"] = {"kernel": stage.attention.name, "ms": dict(stage.attention.times_ms)}
-    figures["ceilings"] = ceilings = _better(ceilings, measure_ceilings(engine.device, dtype))
+    figures["ceilings"] = ceilings = measure_ceilings(engine.device, dtype)
     title = title_of(figures)
     print(title)
     print(
@@ -180,7 +178,7 @@ def title_of(figures: dict[str, Any]) -> str:
     )
 
 
-def _head(spec: EngineSpec, device: torch.device, dtype: torch.dtype, note: str) -> dict[str, Any]:
+def _head(spec: EngineSpec, device: torch.device, note: str) -> dict[str, Any]:
     """Where, when and of what the figures are. `load` is the machine's before the run, where the system tells."""
     return {
         "kind": "bench",
@@ -196,7 +194,6 @@ def _head(spec: EngineSpec, device: torch.device, dtype: torch.dtype, note: str)
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "note": note,
-        "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "engine": spec.name,
         "size": list(spec.size_wh),
@@ -215,15 +212,11 @@ def _percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{fraction:.0%}"
 
 
-def _better(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
-    """A ceiling is the best that was seen: the machine may have been busy the other time."""
-    return {name: max(value, other[name]) for name, value in one.items()}
-
-
 def _raise_ceilings(figures: dict[str, Any], found: dict[str, float]) -> None:
-    """Ceilings that turn out higher at the end hold for the whole run, and are said where that changes much."""
+    """A ceiling is the best that was seen, since the machine may have been busy the other time. Those that turn out
+    higher at the end hold for the whole run, and are said where that changes much."""
     before = figures["ceilings"]
-    figures["ceilings"] = ceilings = _better(before, found)
+    figures["ceilings"] = ceilings = {name: max(value, found[name]) for name, value in before.items()}
     for run in figures["runs"]:
         if "work" in run:
             run |= against_floor(run["work"].values(), run["chunk_ms"]["p50"], ceilings)
