@@ -31,10 +31,10 @@ LOOK_SHARES = {
     "thermal": 1.6,
     "pixel": 2.6,
     "cel": 2.4,
-    "night": 0.8,
+    "night": 1.0,
     "vintage": 0.5,
     "halftone": 2.0,
-    "glass": 2.8,
+    "glass": 3.4,
 }
 PLAIN_SHARE = 0.55  # of the samples keep the look's own colours
 MIX_SHARE = 0.08  # of the samples are between two looks, as a transition is
@@ -175,8 +175,8 @@ class Batches:
             looks.append(int(rng.integers(len(LOOK_NAMES))))
             mix = float(rng.random())
         colour = 0 if rng.random() < PLAIN_SHARE else int(rng.integers(len(COLOUR_NAMES)))
-        # Mostly near 0.5 to 0.6, the default bounds while running.
-        scale = 0.5 + 0.25 * rng.random() ** 2 if rng.random() < 0.6 else float(rng.uniform(0.05, 0.5))
+        # Mostly from 0.5 on, the default bounds while running being 0.5 and 0.6.
+        scale = 0.5 + 0.25 * rng.random() ** 1.3 if rng.random() < 0.6 else float(rng.uniform(0.05, 0.5))
         return _Wish(looks, mix, colour, scale)
 
     def _target(self, wish: _Wish, pieces: list[Tensor]) -> Tensor:

@@ -236,13 +236,14 @@ def halftone(x: Tensor) -> Tensor:
 
 def glass(x: Tensor) -> Tensor:
     """Stained glass with light behind it: large panes of deep colour, brighter in their middle, set in dark lead."""
-    pane = kuwahara(kuwahara(x, reach_px=4, blob_px=1.8), reach_px=4, blob_px=1.8, power=8)
+    # Blurred first, so that panes and lead follow large shapes: a face keeps its eyes, and grass gets no lead.
+    pane = kuwahara(gauss(x, 1.5), reach_px=4, blob_px=2.1, power=8)
+    gx, gy = gradient(gauss(pane, 1.2).flatten(0, 1)[:, None])
+    edge = (gx * gx + gy * gy).view_as(pane).mean(1, keepdim=True).add(1e-6).sqrt()
+    lead = torch.sigmoid(150 * (gauss(edge, 1.4) - 0.03))
     grey = luma(pane)
     steps = soft_posterise(grey, 5, sharpness=14)
     pane = saturate(pane * (0.85 * steps + 0.08) / (grey + 0.05), 2.1).clamp(0, 1)
-    gx, gy = gradient(gauss(luma(pane), 1.0))
-    edge = (gx * gx + gy * gy + 1e-6).sqrt()
-    lead = torch.sigmoid(150 * (gauss(edge, 1.1) - 0.026))
     light = 1.2 - 0.5 * gauss(lead, 3.0)
     came = torch.tensor([0.07, 0.07, 0.09], device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
     lit = (0.06 + 0.94 * pane) * light

@@ -175,7 +175,7 @@ def stage_b(setup: Setup, budget: Budget) -> None:
 
 def drawing_loss(ours: Tensor, target: Tensor) -> Tensor:
     """What the decoder minimises."""
-    return picture_loss(ours, target) + 0.8 * texture_loss(ours, target) + 3 * steadiness_loss(ours, target)
+    return picture_loss(ours, target) + 5 * texture_loss(ours, target) + 4 * steadiness_loss(ours, target)
 
 
 def attention_for(latents: Tensor) -> BlockCausalAttention:
@@ -318,7 +318,7 @@ def _joint_loss(
         target = codec.normalise(codec.raw_latent(batch.target)[0])
         noise = draw_noise(rng, source, fixed_share=0.7)  # noise fixed over time is the default while running
         noisy = torch.lerp(source, noise, batch.noise_scale.view(-1, 1, 1, 1, 1))
-        keep = torch.from_numpy((rng.random(len(source) // batch.alike) > 0.05).astype(np.float32)).to(setup.device)
+        keep = torch.from_numpy((rng.random(len(source) // batch.alike) > 0.1).astype(np.float32)).to(setup.device)
     scale = batch.noise_scale
     if rng.random() < 0.3:  # the second of two steps, as the live engine takes them
         with torch.no_grad(), setup.forward():
