@@ -44,6 +44,6 @@ def _line(entry: Understood) -> str:
     look = "the picture as it is" if entry.look == AS_IT_IS else entry.look
     parts = [look if entry.weight > 0.999 else f"{entry.weight:.0%} {look}"]
     parts += [] if entry.colour == "none" else [entry.colour]
-    parts += [f"strength {entry.strength:.2f}"] if entry.look != AS_IT_IS else []
+    parts += [f"strength {entry.strength:.2f}"] if (entry.look, entry.colour) != (AS_IT_IS, "none") else []
     parts += [f"not understood: {' '.join(entry.unknown)}"] if entry.unknown else []
     return f"{entry.text}: {', '.join(parts)}"

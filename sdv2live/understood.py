@@ -18,7 +18,8 @@ SHOWN_WORDS = 6
 @dataclass(frozen=True, slots=True)
 class Understood:
     """One look that a text asks for. weight: its share; the shares of one text, or of one mix, sum to 1. strength: how
-    much of the look, 1 as trained. unknown: words of the text that mean nothing to the engine and that it left out."""
+    much of the look, or of the colour where no look is, 1 as trained. unknown: words of the text that mean nothing to
+    the engine and that it left out."""
 
     text: str
     look: str

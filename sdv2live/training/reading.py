@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from sdv2live.engine.model.pocket_text import PocketTextEncoder, Understanding
+from sdv2live.engine.model.pocket_text import PocketTextEncoder, Understanding, split_words
 from sdv2live.training import unseen
 from sdv2live.training.unseen import Phrase, Sheet
 
@@ -16,7 +16,8 @@ WEAK_BELOW, STRONG_ABOVE = 0.85, 1.05
 @dataclass(frozen=True, slots=True)
 class Figures:
     """Shares, 0 to 1. looks: of each look's prompts that are read as it. look, colour, grade: of all. false_alarms: of
-    understood prompts with a word that is told as unknown. noticed: of prompts with an unknown word, those told."""
+    understood prompts with a word that is told as unknown. noticed: of prompts with an unknown word, those
+    where one of its own is told."""
 
     looks: dict[str, float]
     look: float
@@ -41,7 +42,7 @@ def figures_of(encoder: PocketTextEncoder, sheet: Sheet) -> Figures:
         grade=_share([_has_grade(phrase, understanding) for phrase, understanding in read]),
         misspelt_look=_share([largest(u.looks) == phrase.look for phrase, u in read if phrase.is_misspelt]),
         false_alarms=_share([bool(understanding.unknown) for _, understanding in read]),
-        noticed=_share([bool(encoder.understand(phrase.text).unknown) for phrase in odd]),
+        noticed=_share([_is_told(phrase, encoder.understand(phrase.text)) for phrase in odd]),
     )
 
 
@@ -64,7 +65,15 @@ def words_table(encoder: PocketTextEncoder) -> str:
         if (largest(read.looks), largest(read.colours)) != (look, colour):
             wrong.append(f"{sentence!r} is read as {largest(read.looks)}, {largest(read.colours)}")
     lines.append(f"\n{len(unseen.SENTENCES) - len(wrong)} of {len(unseen.SENTENCES)} sentences are read right.")
-    return "\n".join([*lines, *wrong])
+    silent = [repr(sentence) for sentence in unseen.UNKNOWN_SENTENCES if not encoder.understand(sentence).unknown]
+    count = len(unseen.UNKNOWN_SENTENCES)
+    wrong.append(f"{count - len(silent)} of {count} that ask for nothing are told as unknown.")
+    return "\n".join([*lines, *wrong, *(f"{each} is not" for each in silent)])
+
+
+def _is_told(phrase: Phrase, read: Understanding) -> bool:
+    """Of two unknown words side by side, both."""
+    return all(set(split_words(odd)) & set(read.unknown) for odd in phrase.odd)
 
 
 def _has_grade(phrase: Phrase, read: Understanding) -> bool:

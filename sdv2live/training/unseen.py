@@ -223,7 +223,7 @@ SECOND = Sheet(
     ),
     unknown=(
         "trombone", "kumquat", "bagpipes", "zucchini", "tambourine", "manatee", "narwhal", "pretzel", "lasagna",
-        "burrito", "croissant", "hieroglyph", "sarcophagus", "trapeze", "rollercoaster", "escarpment", "archipelago",
+        "burrito", "croissant", "hieroglyph", "sarcophagus", "trapeze", "gondolier", "escarpment", "archipelago",
         "fjord", "tundra", "savanna", "monsoon", "equinox", "eclipse", "supernova", "wormhole", "pterodactyl",
         "velociraptor", "sasquatch", "kraken", "banshee", "gnome", "ogre", "yeti", "subpoena", "tariff", "ledger",
         "quarterback", "touchdown", "marzipan", "cubist", "art nouveau", "vorticism", "decoupage", "filigree",
@@ -315,7 +315,14 @@ SENTENCES: tuple[tuple[str, str, str], ...] = (
     ("warm golden light", "identity", "warm"),
     ("", "identity", "none"),
 )  # fmt: skip
-UNKNOWN_SENTENCES = ("a giant octopus playing chess", "quarterly revenue", "xkqjz wvut", "volcano eruption on mars")
+# Of everyday words and others, none of which asks for anything: all of it is to be told.
+UNKNOWN_SENTENCES = (
+    "a giant octopus playing chess", "quarterly revenue", "xkqjz wvut", "volcano eruption on mars", "a banana",
+    "queen of the castle riding an elephant", "a lion eating pizza in the desert", "three bicycles and a dragon",
+    "my grandmother as a robot", "hello there", "can you hear me", "make it good please", "tea time",
+    "an astronaut on a horse", "the opera house in sydney", "a sports car", "two kittens playing",
+    "happy birthday anna",
+)  # fmt: skip
 
 _NEIGHBOURS = dict(zip("abcdefghijklmnopqrstuvwxyz", "svxfrdhjkjklnmiowtdyibezux", strict=True))
 

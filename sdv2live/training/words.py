@@ -124,10 +124,26 @@ def _around(phrase: str, rng: np.random.Generator) -> str:
     return template.format(look=phrase, **{name: drawn[name] for name in names if name != "look"})
 
 
+def _colour_alone(rng: np.random.Generator) -> Reading:
+    """One colour and nothing around it, now and then with how much of it."""
+    looks, colours = np.zeros(len(LOOK_NAMES)), np.zeros(len(COLOUR_NAMES))
+    colour = int(rng.integers(1, len(COLOUR_NAMES)))
+    looks[0] = colours[colour] = 1
+    text, strength = _pick(COLOUR_WORDS[COLOUR_NAMES[colour]], rng), FULL
+    if rng.random() < 0.3:
+        strength = (HINT, WEAK, STRONG)[int(rng.integers(3))]
+        text = f"{_pick(GRADES[strength], rng)} {text}"
+    if rng.random() < 0.3:
+        text = _slipped(text, rng)
+    return Reading(text, looks, colours, FULL, strength)
+
+
 def draw(rng: np.random.Generator, look: int | None = None, colour: int | None = None) -> Reading:
     """A prompt with its reading; look and colour (indices) are drawn where they are not given."""
     looks, colours = np.zeros(len(LOOK_NAMES)), np.zeros(len(COLOUR_NAMES))
     is_free = look is None and colour is None
+    if is_free and rng.random() < 0.08:
+        return _colour_alone(rng)
     if is_free and (kind := rng.random()) < 0.26:
         looks[0] = colours[0] = 1
         if kind < 0.02:

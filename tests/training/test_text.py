@@ -12,7 +12,9 @@ from sdv2live.engine.model.pocket_text import (
     split_words,
     strength_of_noise,
 )
-from sdv2live.training import words
+from sdv2live.engine.pocket_words import load_text_encoder
+from sdv2live.paths import assets_dir
+from sdv2live.training import vocabulary, words
 from sdv2live.training.train_words import new_text_encoder
 
 
@@ -48,6 +50,36 @@ def test_a_word_is_heard_passed_over_or_unknown() -> None:
     text = PocketTextEncoder(["identity", "oil"], ["none"], asking=["oil"], silent=["actors"], strange=["factor"])
     found = {word: text.asks(word) for word in ("oil", "oils", "actor", "factor", "12", "a", "wombat")}
     assert found == {"oil": True, "oils": True, "actor": False, "factor": None, "12": False, "a": False, "wombat": None}
+
+
+def test_where_nothing_asks_all_but_small_words_are_unknown() -> None:
+    text = PocketTextEncoder(
+        ["identity", "oil"],
+        ["none"],
+        asking=["a", "bit", "of", "oil"],
+        silent=["banana", "with", "lion"],
+        strange=["x"],
+    )
+    told = {
+        prompt: text.understand(prompt).unknown for prompt in ("a banana", "oil of a banana", "with a lion", "", "a")
+    }
+    assert told == {"a banana": ("banana",), "oil of a banana": (), "with a lion": ("lion",), "": (), "a": ()}
+
+
+def test_every_word_that_asks_is_read_by_itself() -> None:
+    text = load_text_encoder(assets_dir() / "pocket")
+    wrong = []
+    for names, wordings in (("looks", vocabulary.LOOK_WORDS), ("colours", vocabulary.COLOUR_WORDS)):
+        for name, phrases in wordings.items():
+            read = {phrase: getattr(text.understand(phrase), names) for phrase in phrases}
+            wrong += [(phrase, name) for phrase, shares in read.items() if max(shares, key=shares.get) != name]
+    assert not wrong
+
+
+def test_the_strength_of_a_colour_alone_is_told() -> None:
+    text = load_text_encoder(assets_dir() / "pocket")
+    strengths = [text.understand(prompt).strength for prompt in ("a hint of red", "slightly red", "red", "very red")]
+    assert strengths == pytest.approx(STRENGTHS, abs=0.1)
 
 
 def test_words_are_split_without_case_and_accents() -> None:

@@ -7,7 +7,8 @@ wordings that are understood alike give the same tokens, and what `understand` t
 
 It knows its two word lists, not language. A word, give or take a slip of the keyboard or an ending, asks for something,
 or it stands around what asks and is not listened to; a word of neither list is listened to if it reads as a look or a
-colour by itself. All others are unknown: they are left out and told. A prompt of such words alone is an empty one.
+colour by itself. All others are unknown: they are left out and told. Where no word asks, none can stand around one that
+does: then all but the smallest are unknown, and the prompt is an empty one.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ _WORD = re.compile(r"[^\W_]+")
 
 @dataclass(frozen=True, slots=True)
 class Understanding:
-    """What a prompt was read as. looks and colours: weights that sum to 1. strength: how much of the look is wanted,
-    1 as trained. unknown: the words that were left out, as they were split."""
+    """What a prompt was read as. looks and colours: weights that sum to 1. strength: how much of the look is wanted, or
+    of the colour where no look is, 1 as trained. unknown: the words that were left out, as they were split."""
 
     looks: dict[str, float]
     colours: dict[str, float]
@@ -133,6 +134,10 @@ class WordList:
             word.removesuffix(small) for small in SMALL_WORDS
         ]
         return any(rest != word and len(rest) >= SHORTEST_WITH_SLIP and rest in self.words for rest in stuck)
+
+
+def _is_small(word: str) -> bool:
+    return len(word) < SHORTEST_UNKNOWN or word.isdigit() or word in SMALL_WORDS
 
 
 def _slips(word: str, *, is_written: bool) -> list[tuple[str, str]]:
@@ -258,10 +263,11 @@ class PocketTextEncoder(nn.Module):
         """The tokens of one prompt [1, 8, 128], and what it was read as."""
         heard, unknown = self._heard(text)
         scores = self.scores([heard])
+        is_colour_alone = bool(scores.looks[0].argmax() == 0 and scores.colours[0].argmax() > 0)
         return self.tokens_of(*self.weights(scores)), Understanding(
             dict(zip(self.looks, F.softmax(scores.looks[0], 0).tolist(), strict=True)),
             dict(zip(self.colours, F.softmax(scores.colours[0], 0).tolist(), strict=True)),
-            float(self._strengths(scores)[0, 0]),
+            float(self._strengths(scores)[0, int(is_colour_alone)]),
             unknown,
         )
 
@@ -285,7 +291,9 @@ class PocketTextEncoder(nn.Module):
         asks = {word: self.asks(word) for word in words}
         if strangers := [word for word in asks if asks[word] is None]:
             asks |= dict(zip(strangers, self._read_alone(strangers), strict=True))
-        return " ".join(word for word in words if asks[word]), tuple(w for w in asks if asks[w] is None)
+        is_idle = all(_is_small(word) for word in asks if asks[word])
+        unknown = tuple(word for word in asks if asks[word] is None or (is_idle and not _is_small(word)))
+        return " ".join(word for word in words if asks[word]), unknown
 
     @torch.no_grad()
     def _read_alone(self, words: list[str]) -> list[bool | None]:
