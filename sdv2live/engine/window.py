@@ -31,6 +31,12 @@ class Window:
             return frame
         return self.sinks + (frame - self.capacity) % (self.capacity - self.sinks)
 
+    def held_at(self, newest: int) -> tuple[int, ...]:
+        """The frames that are in the window once frame `newest` is written, the oldest first: where each stands is its
+        position."""
+        oldest_rolling = max(self.sinks, newest + 1 - (self.capacity - self.sinks))
+        return (*range(min(self.sinks, newest + 1)), *range(oldest_rolling, newest + 1))
+
     def frame_in(self, slot: int, newest: int) -> int:
         """The frame that `slot` holds once frame `newest` is written, if no sink was replaced."""
         if slot < self.sinks or newest < self.capacity:

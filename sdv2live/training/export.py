@@ -13,9 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sdv2live.engine.model.wan_transformer import POCKET
+from sdv2live.engine.window import Window
 from sdv2live.training import words
 from sdv2live.training.loop import averaged
 
+WINDOW = Window(capacity=2, sinks=1)
 RUNTIME = {
     "width": 256,
     "height": 256,
@@ -27,8 +29,8 @@ RUNTIME = {
     "noise_min": 0.5,
     "noise_mode": "fixed",
     "timestep_offset": 0,
-    "window_frames": 2,
-    "sink_frames": 1,
+    "window_frames": WINDOW.capacity,
+    "sink_frames": WINDOW.sinks,
     "sink_similarity": 0.2,
 }
 

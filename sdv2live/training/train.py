@@ -24,6 +24,7 @@ from sdv2live.engine.model.wan_transformer import POCKET, WanTransformer
 from sdv2live.training.bank import FreshLatents, LatentBank, latent_bank
 from sdv2live.training.batches import Batch, Batches, Clips, FreshClips, PoolClips
 from sdv2live.training.effects import STROKE_LOOKS
+from sdv2live.training.export import WINDOW
 from sdv2live.training.loop import Budget, Loop, Workers
 from sdv2live.training.losses import (
     check_cost,
@@ -179,10 +180,11 @@ def drawing_loss(ours: Tensor, target: Tensor) -> Tensor:
 
 
 def attention_for(latents: Tensor) -> BlockCausalAttention:
-    """The past that frame f of a training clip may see: frames 0 to f, as in the live window."""
+    """The past that each frame of a training clip may see: what the live window holds then."""
     _, frames, _, height, width = latents.shape
+    held = [WINDOW.held_at(frame) for frame in range(frames)]
     return BlockCausalAttention(
-        head_dim=POCKET.head_dim, grid_hw=(height // 2, width // 2), frames=frames, device=latents.device
+        head_dim=POCKET.head_dim, grid_hw=(height // 2, width // 2), held=held, device=latents.device
     )
 
 
@@ -308,7 +310,8 @@ def _joint_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """What the live engine does to a clip, against the drawn target.
 
-    Two latents are decoded. A part of the clips is twice as long, so that the DiT stays used to a full window.
+    Two latents are decoded. A part of the clips is twice as long, so that the first latent, which stays in the window,
+    is not always the one just before.
     """
     is_large, is_long = rng.random() < 0.2, rng.random() < 0.4
     frames, side_px = (8, 192) if is_large else (16 if is_long else 8, 128)

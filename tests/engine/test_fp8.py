@@ -29,7 +29,7 @@ def flow_of(dit: WanTransformer, device: torch.device = CPU) -> Tensor:
     generator = torch.Generator().manual_seed(5)
     latents = torch.randn(1, 2, 16, 8, 12, generator=generator).to(device)
     text = torch.randn(1, 8, CONFIG.text_dim, generator=generator).to(device)
-    past = BlockCausalAttention(head_dim=CONFIG.head_dim, grid_hw=(4, 6), frames=2, device=device)
+    past = BlockCausalAttention(head_dim=CONFIG.head_dim, grid_hw=(4, 6), held=[(0,), (0, 1)], device=device)
     dtype = dit.head.head.weight.dtype
     with torch.no_grad():
         return dit(latents.to(dtype), torch.full((1, 2), 600.0, device=device), dit.encode_text(text.to(dtype)), past)

@@ -28,6 +28,7 @@ def test_slots_and_positions_equal_a_plain_queue(capacity: int, sinks: int) -> N
         assert [content[slot] for slot in order] == sorted(content.values()), "positions follow age"
         assert sorted(layout) == list(range(len(layout))) and max(layout) < capacity
         assert all(window.frame_in(slot, frame) == held for slot, held in content.items())
+        assert list(window.held_at(frame)) == sorted(set(kept))
 
 
 @pytest.mark.parametrize(("capacity", "sinks"), [(3, 3), (2, 5), (3, -1)])
@@ -50,12 +51,15 @@ def make_cache(rows: int = 1, window: Window | None = None) -> KVCache:
     return cache
 
 
-def test_streaming_equals_training_on_the_first_window() -> None:
-    """Frame by frame through the cache is what whole clips see in training."""
-    q, k, v = torch.randn(3, 1, 4 * 6, 2, 24, generator=torch.Generator().manual_seed(1)).unbind(0)
-    whole = BlockCausalAttention(head_dim=24, grid_hw=(2, 3), frames=4, device=torch.device("cpu"))(0, q, k, v)
-    cache = make_cache()
-    for frame in range(4):
+@pytest.mark.parametrize(("capacity", "sinks"), [(4, 1), (2, 1), (3, 1), (4, 2)])
+def test_streaming_equals_training(capacity: int, sinks: int) -> None:
+    """Frame by frame through the cache, beyond a full window, is what whole clips see in training."""
+    window = Window(capacity, sinks)
+    q, k, v = torch.randn(3, 1, 6 * 6, 2, 24, generator=torch.Generator().manual_seed(1)).unbind(0)
+    held = [window.held_at(frame) for frame in range(6)]
+    whole = BlockCausalAttention(head_dim=24, grid_hw=(2, 3), held=held, device=torch.device("cpu"))(0, q, k, v)
+    cache = make_cache(window=window)
+    for frame in range(6):
         span = slice(frame * 6, frame * 6 + 6)
         past = cache.attention([RowWrite(0, frame, frame)])
         torch.testing.assert_close(past(0, q[:, span], k[:, span], v[:, span]), whole[:, span])

@@ -7,6 +7,7 @@ clips at once and the same past that the cache would hold.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -32,17 +33,23 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
 
 class BlockCausalAttention:
-    """Whole clips: the tokens of latent frame f see all tokens of frames 0 to f. For training.
+    """Whole clips: the tokens of each latent frame see all tokens of itself and of some frames before. For training."""
 
-    frames: at most the window of the live cache, so that position f is what the cache gives frame f when its
-    window-relative positions are full: training and streaming see the same numbers.
-    """
-
-    def __init__(self, *, head_dim: int, grid_hw: tuple[int, int], frames: int, device: torch.device) -> None:
-        table = RopeTable(head_dim=head_dim, grid_hw=grid_hw, positions=frames, device=device)
-        self._turns = table.at(tuple(range(frames)))
-        frame_of_token = torch.arange(frames, device=device).repeat_interleave(grid_hw[0] * grid_hw[1])
-        self._mask = frame_of_token[:, None] >= frame_of_token[None, :]
+    def __init__(
+        self, *, head_dim: int, grid_hw: tuple[int, int], held: Sequence[tuple[int, ...]], device: torch.device
+    ) -> None:
+        """held: for each frame of the clip the frames that it sees, the oldest first and itself last, each at the
+        position of its place there; as a live window holds them (`Window.held_at`), training and streaming see the
+        same numbers."""
+        positions = max(map(len, held))
+        table = RopeTable(head_dim=head_dim, grid_hw=grid_hw, positions=positions, device=device)
+        self._held = [(list(frames), table.at(tuple(range(len(frames))))) for frames in held]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return attend(rotate(q, self._turns), rotate(k, self._turns), v, self._mask)
+        q, k, v = (x.unflatten(1, (len(self._held), -1)) for x in (q, k, v))
+        seen = []
+        for frame, (frames, turns) in enumerate(self._held):
+            keys, values = (x[:, frames].flatten(1, 2) for x in (k, v))
+            queries = rotate(q[:, frame], turns[-q.shape[2] :])
+            seen.append(attend(queries, rotate(keys, turns), values))
+        return torch.cat(seen, 1)
