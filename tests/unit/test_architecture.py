@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ def files(*folders: str) -> list[Path]:
     return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
+@functools.cache
 def imports_of(path: Path) -> set[str]:
     """Every module that a file names in an import, at any depth; what only type checkers see does not count."""
     found: set[str] = set()
