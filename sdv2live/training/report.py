@@ -21,8 +21,13 @@ from sdv2live.training.evaluate import (
     Row,
 )
 from sdv2live.training.losses import LEAST_COST_DB
-from sdv2live.training.quality import SMALLEST_WARP, Figures, missed
+from sdv2live.training.quality import SMALLEST_WARP, WARP_SHARE, Figures, missed
 
+WARP_FLOOR = f"{255 * math.sqrt(SMALLEST_WARP):.2f} grey levels of 255"
+_LOOKS_LEGEND = (
+    "In brackets: the source in place of our picture. The warp error misses its aim where its square is more than "
+    f"{WARP_SHARE} times that of the target's, or of {WARP_FLOOR} where that is more."
+)
 MOST_FLICKER, MOST_DRIFT_DB, LARGEST_STEP = 0.5, 0.5, 0.3
 WORSE_DB = 0.2  # less is noise
 
@@ -33,9 +38,10 @@ def report(found: Evaluation) -> str:
     for size_wh in dict.fromkeys(row.size_wh for row in found.rows):
         rows = [row for row in found.rows if row.size_wh == size_wh]
         size = f"{size_wh[0]}x{size_wh[1]}"
-        parts += [f"{size}, noise {SIGMA}, one step. In brackets: the source in place of our picture.", _looks(rows)]
+        parts += [f"{size}, noise {SIGMA}, one step. {_LOOKS_LEGEND}", _looks(rows)]
         parts += [f"{size}, PSNR in dB, mean of the clips, by noise and steps.", _steps(rows)]
         measures = "SSIM, edge distance, palette distance, sharpness in %, warp error over the target's"
+        measures = f"{measures} (or over {WARP_FLOOR} where that is more)"
         parts += [f"{size}, mean of the clips, by noise and steps: {measures}.", _others(rows)]
     parts += ["Knobs, on a still picture, in grey levels of 255 unless said.", _knobs(found.knobs)]
     cheap = too_cheap(found.rows)
@@ -109,7 +115,8 @@ def _knobs(knobs: Iterable[Knobs]) -> str:
         )
     size = f"{DRIFT_SIZE_WH[0]}x{DRIFT_SIZE_WH[1]}"
     head = (
-        "look", "flicker", "distance from the source at noise 0.05, 0.1, 0.2 to 0.6", "largest of ten steps of a blend",
+        "look", "flicker", "distance from the source at noise 0.05, 0.1, 0.2 to 0.6",
+        "largest of ten steps of a blend, as a share of all ten",
         "two seeds differ by", "their PSNR in dB", f"drift over {DRIFT_CHUNKS} chunks at {size} in dB",
     )  # fmt: skip
     return _table(head, lines)

@@ -126,4 +126,8 @@ def test_tables_mark_what_falls_short() -> None:
     )
     text = report(found)
     assert "2.0 dB worse" in text and "UNDER 1 dB: oil" in text
+    # The floors and units that a reader would not guess stand beside the figures.
+    assert "warp error over the target's (or over 2.55 grey levels of 255 where that is more)" in text
+    assert "1.1 times that of the target's, or of 2.55 grey levels of 255 where that is more" in text
+    assert "largest of ten steps of a blend, as a share of all ten" in text
     assert "**0.80**" in text and "(falls)" in text and "**-2.00**" in text
