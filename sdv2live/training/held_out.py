@@ -33,7 +33,7 @@ def still_with_motion(picture: Pixels, scale: float, size_wh: tuple[int, int]) -
 def video_frames(path: Path, size_wh: tuple[int, int]) -> Pixels:
     """The first FRAMES frames of a video, their middle cut to the size's shape and resized. Raises UserError."""
     if not path.is_file():
-        raise UserError(f"{path} is not there: give --video a video file.")
+        raise UserError(f"There is no file {path}: give --video a video file.")
     video = cv2.VideoCapture(str(path))
     frames: list[Pixels] = []
     while len(frames) < FRAMES:

@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -25,6 +26,7 @@ from sdv2live.training.quality import (
     psnr,
 )
 from sdv2live.training.report import guards, report
+from sdv2live.training.sheets import BAND_GREY, BAND_PX, sheet
 
 GOOD = Figures(30, 20, 0.9, 0.3, 1.0, 4, 10, 0.9, 1e-3, 1e-3)
 
@@ -142,6 +144,38 @@ def test_progress_tells_the_time_left(capsys: pytest.CaptureFixture[str]) -> Non
 def test_too_few_chunks_to_tell_drift_are_refused(chunks: int, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"^{chunks} chunks are too few .* 24 or more, or 0 to leave it out"):
         evaluation.evaluate(tmp_path / "none", tmp_path, video=None, looks=["night"], drift_chunks=chunks)
+
+
+def test_a_sheet_shows_every_tile_in_its_place() -> None:
+    tiles = [(f"{grey}", np.full((40, 48, 3), grey, np.uint8)) for grey in (50, 100, 150, 200, 250)]
+    shown = sheet(tiles, 3)
+    assert shown.shape == (2 * (40 + BAND_PX), 3 * 48, 3)
+    places = [shown[row * (40 + BAND_PX) + BAND_PX + 20, column * 48 + 24, 0] for row in (0, 1) for column in range(3)]
+    assert places == [50, 100, 150, 200, 250, BAND_GREY]
+    assert shown[:BAND_PX, :48].max() > 100, "its name is written above it"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "There is no file "),
+        (b"figures, not pictures", "holds no picture that can be decoded"),
+        (5, "has 5 frames and 12 are needed"),
+    ],
+)
+def test_a_video_that_is_none_is_told_before_anything_is_loaded(
+    content: bytes | int | None, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "clip.avi"
+    if isinstance(content, int):
+        video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+        for frame in _noise(content):
+            video.write(frame)
+        video.release()
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{said}.*: give --video"):
+        evaluation.evaluate(tmp_path / "no model", tmp_path, video=path, looks=["night"], drift_chunks=0)
 
 
 def test_the_shipped_model_can_be_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
