@@ -12,14 +12,16 @@ import torch
 
 from sdv2live.engine.host_memory import keep_freed_memory
 from sdv2live.engine.pocket_words import load_text_encoder
+from sdv2live.errors import UserError
 from sdv2live.paths import assets_dir
 from sdv2live.training.effects import LOOKS
-from sdv2live.training.evaluate import DRIFT_CHUNKS, evaluate
+from sdv2live.training.evaluate import DRIFT_CHUNKS, LEAST_DRIFT_CHUNKS, evaluate
 from sdv2live.training.export import NETWORKS, export
+from sdv2live.training.held_out import FRAMES
 from sdv2live.training.loop import Budget
 from sdv2live.training.pools import LARGE, SMALL, make_pools
 from sdv2live.training.reading import words_table
-from sdv2live.training.report import report, too_cheap
+from sdv2live.training.report import guards, report
 from sdv2live.training.setup import Setup
 from sdv2live.training.train import STAGES
 
@@ -74,11 +76,14 @@ def parser() -> argparse.ArgumentParser:
     length.add_argument("--minutes", type=float, help="minutes for each stage (default: a 2-core schedule)")
     length.add_argument("--steps", type=int, help="steps for each stage")
     evaluation = commands.add_parser("evaluate", help="figures and contact sheets on held-out pictures")
-    evaluation.add_argument("--video", type=Path, help="also a video file, at least 16 frames")
+    evaluation.add_argument("--video", type=Path, help=f"also a video file, at least {FRAMES} frames")
     evaluation.add_argument("--look", action="append", choices=tuple(LOOKS), help="this one; repeatable (default: all)")
     evaluation.add_argument("--out", type=Path, help="folder for figures and contact sheets (default: a new one)")
     evaluation.add_argument(
-        "--drift-chunks", type=int, default=DRIFT_CHUNKS, help="chunks of the drift test; 0 leaves it out"
+        "--drift-chunks",
+        type=int,
+        default=DRIFT_CHUNKS,
+        help=f"chunks of the drift test, at least {LEAST_DRIFT_CHUNKS}; 0 leaves it out (default: %(default)s)",
     )
     evaluation.add_argument(
         "--precision", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of the live engine"
@@ -129,13 +134,16 @@ def main(arguments: list[str] | None = None) -> int:
         keep_freed_memory()
         out = args.out or Path(tempfile.mkdtemp(prefix="sdv2live-evaluation-"))
         looks = args.look or list(load_text_encoder(args.model).looks)
-        found = evaluate(
-            args.model, out, video=args.video, looks=looks, drift_chunks=args.drift_chunks, precision=args.precision
-        )
+        try:
+            found = evaluate(
+                args.model, out, video=args.video, looks=looks, drift_chunks=args.drift_chunks, precision=args.precision
+            )
+        except UserError as error:
+            top.error(str(error))
         print(report(found))
         print(words_table(load_text_encoder(args.model)))
         print(f"\nContact sheets and figures: {out}")
-        return 1 if too_cheap(found.rows) else 0
+        return 0 if all(guard.holds for guard in guards(found.rows)) else 1
     elif args.command == "words":
         print(words_table(load_text_encoder(args.model)))
     else:

@@ -5,6 +5,7 @@ Pixels leave here in [-1, 1]. The same (rng, clips) gives the same batch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -145,10 +146,11 @@ class Batches:
     ) -> Batch:
         """Sources, their styled targets and what asks for them. look: this one at full strength, in its own colours.
 
-        of_large: all clips are of the large ones, or none; by chance if None."""
-        alike = max(1, clips // MOST_WISHES)
+        clips: at least so many rows, since each of MOST_WISHES and fewer wishes has as many as the others. of_large:
+        all clips are of the large ones, or none; by chance if None."""
+        alike = math.ceil(clips / MOST_WISHES)
         rows = []
-        for _ in range(clips // alike):
+        for _ in range(math.ceil(clips / alike)):
             wish = self._wish(rng) if look is None else _Wish([0, LOOK_NAMES.index(look)], 0.0, 0, FULL_NOISE)
             prompt = self._prompt(wish, rng)
             for _ in range(alike):

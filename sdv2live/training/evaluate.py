@@ -1,20 +1,23 @@
-"""How good the pocket model is on pictures it never saw. Owns: the held-out clips, the runs, the contact sheets.
+"""How good the pocket model is on pictures it never saw. Owns: the runs, and what is written of them.
 
-Knows the exported weights alone and plays them through the live engine, chunk after chunk; the figures are `quality`,
-the tables `report`. A clip is measured from its second chunk on, against the look drawn at that noise scale: its blend
-with the source under 0.5. Noise is fixed over time, one seed; a difference under 0.5 dB is noise.
+Knows the exported weights alone and plays them through the live engine, chunk after chunk; the clips are `held_out`,
+the figures `quality`, the tables `report`. A clip is measured from its second chunk on, against the look drawn at that
+noise scale: its blend with the source under 0.5. Noise is fixed over time, one seed; less than 0.5 dB is noise.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import math
+import os
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from safetensors.torch import load_file
@@ -22,26 +25,32 @@ from torch import Tensor
 
 from sdv2live.engine.base import Chunk, ChunkSettings, EngineSpec
 from sdv2live.engine.model.pocket_codec import PocketCodec
-from sdv2live.engine.model.pocket_text import PocketTextEncoder, strength_of_noise
+from sdv2live.engine.model.pocket_text import STRENGTHS, PocketTextEncoder, strength_of_noise
 from sdv2live.engine.model.wan_transformer import WanConfig, WanTransformer
 from sdv2live.engine.pocket import build_pocket
+from sdv2live.errors import UserError
 from sdv2live.frames import Pixels
 from sdv2live.training import quality, vocabulary
 from sdv2live.training.effects import COLOURS, LOOKS
+from sdv2live.training.held_out import FRAMES, held_out_clips
+from sdv2live.training.losses import least_spread
 from sdv2live.training.quality import Figures
-from sdv2live.training.scenes import package_file, read_picture
+from sdv2live.training.sheets import Tile, sheet, write_picture
 from sdv2live.training.train import channels_last, decode_clip, denoise
+from sdv2live.training.words import WEAK
 
 SIZES_WH = ((256, 256), (384, 224))
-FRAMES, CHUNK = 12, 4
-VIDEO = "video"
-SHEET_BAND_PX = 20
+CHUNK = 4
+SHEET_COLUMNS, STRIP_COLUMNS = 2, 7
 Mix = tuple[tuple[str, float], ...]
-Tile = tuple[str, Pixels]  # what it is called, and it
 SIGMA = 0.5
 NOISES, STEPS = (0.2, 0.5, 0.7), (1, 2)
-DRIFT_CHUNKS, DRIFT_SIZE_WH = 500, (128, 128)
+ROUND = 2 * FRAMES // CHUNK  # chunks of a clip forwards and backwards
+# One round to start in, one to begin from, one to come to, and one between.
+DRIFT_CHUNKS, LEAST_DRIFT_CHUNKS, DRIFT_SIZE_WH = 500, 4 * ROUND, (128, 128)
 PROMPTS = {name: phrases[0] for name, phrases in vocabulary.LOOK_WORDS.items()}
+VARIANTS_CLIP, VARIANTS_FRAMES = "astronaut", 2 * CHUNK
+SLIGHTLY = vocabulary.WEAK_WORDS[0]
 
 
 @dataclass
@@ -67,72 +76,38 @@ def load_model(folder: Path, device: torch.device) -> Model:
     return Model(codec, text, dit, config)
 
 
-def still_with_motion(picture: Pixels, scale: float, size_wh: tuple[int, int]) -> Pixels:
-    """A slow pan, zoom and turn over a picture, [T, H, W, 3]; scale is source pixels for an output pixel."""
-    if scale > 1.3:
-        picture = np.asarray(cv2.resize(picture, None, fx=1 / scale, fy=1 / scale, interpolation=cv2.INTER_AREA))
-        scale = 1.0
-    middle = np.array([picture.shape[1] / 2, picture.shape[0] / 2])
-    out = np.empty((FRAMES, size_wh[1], size_wh[0], 3), np.uint8)
-    for t in range(FRAMES):
-        matrix = cv2.getRotationMatrix2D(middle.tolist(), 0.25 * t, (1 + 0.004 * t) / scale)
-        matrix[:, 2] += np.array(size_wh) / 2 - middle + np.array([0.8, -0.5]) * t
-        out[t] = cv2.warpAffine(picture, matrix, size_wh, borderMode=cv2.BORDER_REFLECT_101)
-    return out
-
-
-def video_frames(path: Path, count: int, size_wh: tuple[int, int]) -> Pixels:
-    """The first frames of a video, its middle cut to the size's shape and resized."""
-    video = cv2.VideoCapture(str(path))
-    frames: list[Pixels] = []
-    while len(frames) < count:
-        is_read, frame = video.read()
-        if not is_read:
-            break
-        scale = min(frame.shape[1] / size_wh[0], frame.shape[0] / size_wh[1])
-        width, height = (int(side * scale) for side in size_wh)
-        top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
-        middle = frame[top : top + height, left : left + width]
-        frames.append(np.asarray(cv2.resize(middle, size_wh, interpolation=cv2.INTER_AREA)[..., ::-1], np.uint8))
-    video.release()
-    if len(frames) < count:
-        raise ValueError(f"{path} has {len(frames)} frames, {count} are needed")
-    return np.stack(frames)
-
-
-def held_out_clips(video: Path | None, size_wh: tuple[int, int]) -> dict[str, Pixels]:
-    """A cat, a face, and a video if one is given: [T, H, W, 3] uint8."""
-    pictures = {"chelsea": 1.1, "astronaut": 1.8}
-    clips = {
-        name: still_with_motion(read_picture(package_file("skimage", f"data/{name}.png")), scale, size_wh)
-        for name, scale in pictures.items()
-    }
-    if video is not None:
-        clips[VIDEO] = video_frames(video, FRAMES, size_wh)
-    return clips
-
-
 def to_planar(frames: Pixels) -> Tensor:
     """[T, H, W, 3] uint8 -> [1, T, 3, H, W] in [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)[None].float() / 127.5 - 1
 
 
+def to_pixels(pictures: Tensor) -> Pixels:
+    """[T, 3, H, W] in [0, 1] -> [T, H, W, 3] uint8."""
+    return np.asarray((pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy())
+
+
 def drawn(frames: Pixels, look: str, colour: str = "none") -> Pixels:
     """The target at full strength: the look drawn, [T, H, W, 3] uint8."""
-    target = COLOURS[colour](LOOKS[look](to_planar(frames)[0] / 2 + 0.5))
-    return np.asarray((target.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy())
+    return to_pixels(COLOURS[colour](LOOKS[look](to_planar(frames)[0] / 2 + 0.5)))
 
 
-def blended(frames: Pixels, target: Pixels, noise: float) -> Pixels:
-    """As much of the target over the source as a noise scale asks for."""
-    strength = float(strength_of_noise(torch.tensor(noise)))
+def blended(frames: Pixels, target: Pixels, strength: float) -> Pixels:
+    """So much of the target over the source."""
     mixed = frames.astype(np.float32) * (1 - strength) + target.astype(np.float32) * strength
     return np.asarray(mixed.round(), np.uint8)
 
 
+class Restyled(NamedTuple):
+    """pictures [1, T, 3, H, W], without_latent the same with the DiT's latent [1, n, 16, h, w] put to nought."""
+
+    pictures: Tensor
+    without_latent: Tensor
+    latent: Tensor
+
+
 @torch.no_grad()
-def restyle(model: Model, source: Tensor, prompt: str, *, sigma: float = SIGMA) -> tuple[Tensor, Tensor]:
-    """One denoising step over a whole clip -> (pictures, the same with the DiT's latent put to nought)."""
+def restyle(model: Model, source: Tensor, prompt: str, *, sigma: float = SIGMA) -> Restyled:
+    """One denoising step over a whole clip."""
     device = source.device
     latent, side = model.codec.encode(source)
     noise = torch.randn(latent[:, :1].shape, generator=torch.Generator().manual_seed(1)).to(device)
@@ -140,7 +115,8 @@ def restyle(model: Model, source: Tensor, prompt: str, *, sigma: float = SIGMA) 
     tokens = model.text.weakened(model.text.encode([prompt]), scale)
     clean = denoise(model.dit, torch.lerp(latent, noise.expand_as(latent), sigma), scale, tokens)
     style = model.codec.style(tokens, scale)
-    return decode_clip(model.codec, clean, side, style), decode_clip(model.codec, torch.zeros_like(clean), side, style)
+    ours, without = (decode_clip(model.codec, each, side, style) for each in (clean, torch.zeros_like(clean)))
+    return Restyled(ours, without, clean)
 
 
 def asking(look: str) -> Mix:
@@ -175,13 +151,32 @@ class Player:
 
 @dataclass(frozen=True)
 class Row:
-    """One look on one clip at one size. figures by "noise / steps"; zero_cost_db: what a latent of nought costs."""
+    """One look on one clip at one size. figures by "noise / steps"; zero_cost_db: what a latent of nought costs.
+
+    Standard deviations: encoded_std of the encoder's latents as they are, latent_std of the transformer's, normalised,
+    least_spread of a picture as `losses` has it.
+    """
 
     clip: str
     size_wh: tuple[int, int]
     look: str
     figures: dict[str, Figures]
     zero_cost_db: float
+    encoded_std: float
+    latent_std: float
+    least_spread: float
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One look in a colour, or at less strength (SLIGHTLY), against its target; nothing_ is the source. PSNR in dB."""
+
+    clip: str
+    size_wh: tuple[int, int]
+    look: str
+    variant: str
+    psnr: float
+    nothing_psnr: float
 
 
 @dataclass(frozen=True)
@@ -190,7 +185,7 @@ class Knobs:
 
     flicker: of a still picture. strengths: distance from the source by rising noise. largest_step: of a blend from oil
     in ten steps, as a share of the way. seeds: distance between two seeds; seed_psnr: their PSNR to the target, in dB.
-    drift_db: PSNR to the target in the last tenth of DRIFT_CHUNKS chunks less that in the first.
+    drift_db: PSNR to the target in the last tenth of all chunks less that in the first; None if it was left out.
     """
 
     look: str
@@ -199,66 +194,152 @@ class Knobs:
     largest_step: float
     seeds: float
     seed_psnr: tuple[float, float]
-    drift_db: float
+    drift_db: float | None
 
 
 @dataclass
 class Evaluation:
+    """What was found. drift_chunks: how many each look's drift was measured over, 0 if it was left out."""
+
+    drift_chunks: int
     rows: list[Row] = field(default_factory=list)
+    variants: list[Variant] = field(default_factory=list)
     knobs: list[Knobs] = field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        """As strict JSON, whole or not at all; a figure that cannot be told is null."""
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(_or_null(asdict(self)), indent=1, allow_nan=False), encoding="utf-8")
+        os.replace(part, path)
+
+
+def _or_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _or_null(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_or_null(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Progress:
+    """Tells on standard error what was done and about how long the rest takes. total: of the costs of all that is."""
+
+    def __init__(self, total: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._total, self._clock, self._started_s, self._done = total, clock, clock(), 0.0
+
+    def did(self, cost: float, what: str) -> None:
+        self._done += cost
+        left_s = (self._clock() - self._started_s) * (self._total - self._done) / self._done
+        share = 100 * self._done / self._total
+        print(f"evaluate: {what}: {share:.0f} % done, some {left_s / 60:.0f} min left", file=sys.stderr, flush=True)
+
+
+def row_cost(size_wh: tuple[int, int]) -> float:
+    """Of a row, in pixels restyled by one step; the figures take about as long as two plays."""
+    return size_wh[0] * size_wh[1] * FRAMES * (len(NOISES) * sum(STEPS) + 4)
+
+
+def variants_cost() -> float:
+    """Of a look's variants."""
+    return SIZES_WH[0][0] * SIZES_WH[0][1] * VARIANTS_FRAMES * (len(COLOURS) + 1)
+
+
+def knobs_cost(drift_chunks: int) -> float:
+    """Of a look's knobs."""
+    (width, height), (small_width, small_height) = SIZES_WH[0], DRIFT_SIZE_WH
+    return width * height * 48 * CHUNK + small_width * small_height * drift_chunks * CHUNK
 
 
 def evaluate(
     folder: Path, out: Path, *, video: Path | None, looks: list[str], drift_chunks: int, precision: str = "auto"
 ) -> Evaluation:
-    """All looks on all held-out clips and sizes; writes evaluation.json and contact sheets into `out`.
+    """All looks on all held-out clips and sizes; writes evaluation.json, anew after each clip, and sheets into `out`.
 
-    drift_chunks: 0 leaves drift out.
+    drift_chunks: LEAST_DRIFT_CHUNKS and more; 0 leaves drift out. Raises UserError, before anything runs, for a number
+    between and for a video that is none.
     """
+    if drift_chunks and drift_chunks < LEAST_DRIFT_CHUNKS:
+        raise UserError(
+            f"{drift_chunks} chunks are too few to tell drift: give --drift-chunks {LEAST_DRIFT_CHUNKS} or more, or 0 "
+            "to leave it out."
+        )
+    clips_of = {size_wh: held_out_clips(video, size_wh) for size_wh in (*SIZES_WH, DRIFT_SIZE_WH)}
     model = load_model(folder, torch.device("cpu"))
     out.mkdir(parents=True, exist_ok=True)
-    found = Evaluation()
+    found, path = Evaluation(drift_chunks), out / "evaluation.json"
+    clips = clips_of[SIZES_WH[0]]
+    rows_cost = len(clips) * sum(map(row_cost, SIZES_WH))
+    progress = Progress(len(looks) * (rows_cost + variants_cost() + knobs_cost(drift_chunks)))
     for size_wh in SIZES_WH:
-        player = Player(folder, size_wh, precision)
-        for clip, frames in held_out_clips(video, size_wh).items():
-            motions = quality.motions(frames[CHUNK:])
-            tiles: list[Tile] = []
+        player, size = Player(folder, size_wh, precision), f"{size_wh[0]}x{size_wh[1]}"
+        for clip, frames in clips_of[size_wh].items():
+            shown: list[tuple[str, Pixels, Pixels]] = []
             for look in looks:
-                print(f"evaluate: {size_wh[0]}x{size_wh[1]}, {clip}, {look}", file=sys.stderr, flush=True)
-                figures, full = {}, drawn(frames, look)
-                for noise in NOISES:
-                    target = blended(frames, full, noise)[CHUNK:]
-                    for steps in STEPS:
-                        ours = player.play(frames, asking(look), noise=noise, steps=steps)[CHUNK:]
-                        figures[f"{noise} / {steps}"] = quality.figures_of(ours, target, frames[CHUNK:], motions)
-                        if (noise, steps) == (SIGMA, 1):
-                            tiles.append((look, np.hstack([frames[-4], target[-4], ours[-4]])))
-                found.rows.append(Row(clip, size_wh, look, figures, zero_cost_db(model, frames, full, look)))
-            write_sheet(out / f"looks-{clip}-{size_wh[0]}x{size_wh[1]}.jpg", tiles)
+                row, target, ours = row_of(player, model, clip, frames, look)
+                found.rows.append(row)
+                shown.append((look, target, ours))
+                progress.did(row_cost(size_wh), f"{size}, {clip}, {look}")
+            tiles = [(look, np.hstack([frames[-4], target, ours])) for look, target, ours in shown]
+            write_picture(out / f"looks-{clip}-{size}.jpg", sheet(tiles, SHEET_COLUMNS))
+            write_picture(out / f"strip-{clip}-{size}.jpg", sheet([(x, ours) for x, _, ours in shown], STRIP_COLUMNS))
+            found.write(path)
     player = Player(folder, SIZES_WH[0], precision)
-    clips = held_out_clips(video, SIZES_WH[0])
     for clip, frames in clips.items():
-        write_sheet(out / f"colours-{clip}.jpg", list(colour_tiles(player, frames)))
-    small = Player(folder, DRIFT_SIZE_WH, precision)
-    loop = held_out_clips(video, DRIFT_SIZE_WH)[list(clips)[-1]]
+        write_picture(out / f"colours-{clip}.jpg", sheet(list(colour_tiles(player, frames)), SHEET_COLUMNS))
     for look in looks:
-        print(f"evaluate: knobs, {look}", file=sys.stderr, flush=True)
-        drift_db = drift(small, loop, look, drift_chunks) if drift_chunks else float("nan")
+        found.variants += variants_of(player, VARIANTS_CLIP, clips[VARIANTS_CLIP][:VARIANTS_FRAMES], look)
+        progress.did(variants_cost(), f"colours, {look}")
+    found.write(path)
+    small = Player(folder, DRIFT_SIZE_WH, precision)
+    loop = list(clips_of[DRIFT_SIZE_WH].values())[-1]
+    for look in looks:
+        drift_db = drift(small, loop, look, drift_chunks) if drift_chunks else None
         found.knobs.append(knobs_of(player, clips["chelsea"], look, drift_db))
-    (out / "evaluation.json").write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
+        found.write(path)
+        progress.did(knobs_cost(drift_chunks), f"knobs, {look}")
     return found
 
 
-def zero_cost_db(model: Model, frames: Pixels, target: Pixels, look: str) -> float:
-    """What it costs when the decoder is given a latent of nought, in dB of PSNR to the target."""
-    ours, zero = restyle(model, to_planar(frames), PROMPTS[look])
-    with_latent, without = (
-        ((x[0, CHUNK:].clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy() for x in (ours, zero)
-    )
-    return quality.psnr(with_latent, target[CHUNK:]) - quality.psnr(without, target[CHUNK:])
+def row_of(player: Player, model: Model, clip: str, frames: Pixels, look: str) -> tuple[Row, Pixels, Pixels]:
+    """A look on a clip at all noises and steps; beside it a frame of the target and ours at SIGMA and one step."""
+    source, full, figures = frames[CHUNK:], drawn(frames, look), {}
+    motions = quality.motions(source)
+    shown = {}
+    for noise in NOISES:
+        target = blended(frames, full, float(strength_of_noise(torch.tensor(noise))))[CHUNK:]
+        for steps in STEPS:
+            ours = player.play(frames, asking(look), noise=noise, steps=steps)[CHUNK:]
+            figures[f"{noise} / {steps}"] = quality.figures_of(ours, target, source, motions)
+            shown[noise, steps] = target[-4], ours[-4]
+    planar = to_planar(frames)
+    with torch.no_grad():
+        encoded_std = float(model.codec.raw_latent(planar)[0].std())
+    pictures, without, latent = restyle(model, planar, PROMPTS[look])
+    with_latent, without_latent = (to_pixels((x[0, CHUNK:] + 1) / 2) for x in (pictures, without))
+    cost_db = quality.psnr(with_latent, full[CHUNK:]) - quality.psnr(without_latent, full[CHUNK:])
+    height, width = frames.shape[1:3]
+    row = Row(clip, (width, height), look, figures, cost_db, encoded_std, float(latent.std()), least_spread(pictures))
+    return (row, *shown[SIGMA, 1])
 
 
-def knobs_of(player: Player, frames: Pixels, look: str, drift_db: float) -> Knobs:
+def variants_of(player: Player, clip: str, frames: Pixels, look: str) -> Iterator[Variant]:
+    """A look in each colour, and with less strength, at SIGMA and one step."""
+    plain = LOOKS[look](to_planar(frames)[0] / 2 + 0.5)
+    height, width = frames.shape[1:3]
+    targets = {colour: (in_colour(look, colour), to_pixels(COLOURS[colour](plain))) for colour in COLOURS}
+    weak = blended(frames, to_pixels(plain), STRENGTHS[WEAK])
+    for variant, (prompt, target) in {**targets, SLIGHTLY: (f"{SLIGHTLY} {PROMPTS[look]}", weak)}.items():
+        ours = player.play(frames, ((prompt, 1.0),))
+        found = (quality.psnr(each[CHUNK:], target[CHUNK:]) for each in (ours, frames))
+        yield Variant(clip, (width, height), look, variant, *found)
+
+
+def in_colour(look: str, colour: str) -> str:
+    """The prompt of a look in a colour."""
+    return PROMPTS[look] if colour == "none" else f"{vocabulary.COLOUR_WORDS[colour][0]} {PROMPTS[look]}"
+
+
+def knobs_of(player: Player, frames: Pixels, look: str, drift_db: float | None) -> Knobs:
     """Turn each knob on a still picture."""
     still, short = np.repeat(frames[:1], 8 * CHUNK, 0), np.repeat(frames[:1], 2 * CHUNK, 0)
     target = drawn(frames[:1], look)
@@ -304,19 +385,5 @@ def drift(player: Player, frames: Pixels, look: str, chunks: int) -> float:
 def colour_tiles(player: Player, frames: Pixels) -> Iterator[Tile]:
     """Source, target and ours of an oil painting in each colour."""
     for colour in COLOURS:
-        prompt = PROMPTS["oil"] if colour == "none" else f"{vocabulary.COLOUR_WORDS[colour][0]} {PROMPTS['oil']}"
         target = drawn(frames[-4:-3], "oil", colour)[0]
-        yield colour, np.hstack([frames[-4], target, player.play(frames, ((prompt, 1.0),))[-4]])
-
-
-def write_sheet(path: Path, tiles: list[Tile]) -> None:
-    """Source | target | ours, named, two columns of them."""
-    named = []
-    for name, pixels in tiles:
-        band = np.zeros((SHEET_BAND_PX, pixels.shape[1], 3), np.uint8)
-        cv2.putText(band, name, (6, SHEET_BAND_PX - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
-        named.append(np.vstack([band, pixels]))
-    half = (len(named) + 1) // 2
-    padded = [*named, np.zeros_like(named[0])] if len(named) % 2 else named
-    sheet = np.hstack([np.vstack(padded[:half]), np.vstack(padded[half:])])
-    cv2.imwrite(str(path), np.ascontiguousarray(sheet[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 88])
+        yield colour, np.hstack([frames[-4], target, player.play(frames, ((in_colour("oil", colour), 1.0),))[-4]])

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sdv2live.measures import psnr_db
 
-LATENT_STD_RANGE = (0.2, 1.0)
+LATENT_STD_RANGE = (0.2, 1.5)
+FLAT_STD = 1e-3  # an eighth of a grey level
 LEAST_COST_DB = 1.0  # of a latent of nought, on every stroke look: less, and the transformer is decoration
 
 
@@ -59,20 +60,30 @@ def steadiness_loss(ours: Tensor, target: Tensor) -> Tensor:
 
 
 def check_latents(latent: Tensor, step: int) -> float:
-    """Standard deviation of raw latents; a collapsed encoder makes the DiT decoration."""
+    """Standard deviation of raw latents, which a start of 300 steps may have anywhere.
+
+    Raises GuardError outside LATENT_STD_RANGE: a collapsed encoder makes the DiT decoration.
+    """
     std = float(latent.detach().std())
-    if step > 300 and not LATENT_STD_RANGE[0] <= std <= LATENT_STD_RANGE[1] * 1.5:
+    if step > 300 and not LATENT_STD_RANGE[0] <= std <= LATENT_STD_RANGE[1]:
         raise GuardError(f"step {step}: the latent's standard deviation is {std:.3f}, outside {LATENT_STD_RANGE}")
     return std
 
 
+def least_spread(frames: Tensor) -> float:
+    """Of the pictures, the least standard deviation over a picture's places, in the channel where that is largest."""
+    return float(frames.detach().flatten(-2).std(-1).amax(-1).min())
+
+
 def check_output(frames: Tensor, step: int) -> None:
-    if step > 50 and float(frames.detach().std()) < 1e-3:
-        raise GuardError(f"step {step}: the decoder draws one flat colour")
+    """Raises GuardError where any of the pictures is one flat colour, from step 51 on."""
+    if step > 50 and not least_spread(frames) >= FLAT_STD:
+        raise GuardError(f"step {step}: the decoder draws a picture of one flat colour")
 
 
 def check_cost(look: str, cost_db: float) -> None:
-    if cost_db < LEAST_COST_DB:
+    """Raises GuardError where a latent of nought costs less than LEAST_COST_DB: the decoder hardly needs the DiT."""
+    if not cost_db >= LEAST_COST_DB:
         raise GuardError(f"{look}: a latent of nought costs {cost_db:.1f} dB, less than {LEAST_COST_DB}")
 
 

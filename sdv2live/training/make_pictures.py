@@ -1,7 +1,7 @@
 """Makes the pictures of the README: `python -m sdv2live.training.make_pictures FILE [--source S]`.
 
 Runs the real engine over a source, prompt after prompt, as a live run does, and sets one frame of each beside the
-frame it came from. Owns the choice of prompts and the layout.
+frame it came from. Owns the choice of prompts.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from sdv2live.capture.preprocess import fit_into
@@ -19,13 +18,13 @@ from sdv2live.engine.build import build_engine
 from sdv2live.engine.catalogue import default_size, traits_of
 from sdv2live.frames import Pixels
 from sdv2live.paths import assets_dir
+from sdv2live.training.sheets import sheet, write_picture
 
 PROMPTS = (
     "oil painting", "pencil drawing", "ink drawing", "neon edges", "thermal camera", "pixel art", "night",
     "vintage film", "watercolour", "flat cel cartoon", "comic halftone", "stained glass", "red pencil drawing", "sepia",
 )  # fmt: skip
 COLUMNS = 5
-BAND = 22
 
 
 def restyled(frames: list[Pixels], prompt: str, size_wh: tuple[int, int]) -> list[Pixels]:
@@ -44,14 +43,7 @@ def restyled(frames: list[Pixels], prompt: str, size_wh: tuple[int, int]) -> lis
     return made
 
 
-def labelled(picture: Pixels, words: str) -> Pixels:
-    """The picture above a band that says what it is."""
-    band = np.full((BAND, picture.shape[1], 3), 24, np.uint8)
-    cv2.putText(band, words, (6, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (214, 218, 226), 1, cv2.LINE_AA)
-    return np.vstack([picture, band])
-
-
-def sheet(source_spec: str, *, start: int, frames_run: int = 16) -> Pixels:
+def looks_on(source_spec: str, *, start: int, frames_run: int = 16) -> Pixels:
     """All prompts on one frame of a source: [H, W, 3] uint8 RGB."""
     size_wh = default_size("pocket")
     source = open_source(source_spec, loop=True)
@@ -64,10 +56,9 @@ def sheet(source_spec: str, *, start: int, frames_run: int = 16) -> Pixels:
             fit_into(taken.pixels, fitted)
             frames.append(fitted)
     source.close()
-    tiles = [labelled(frames[-1], "the source")]
-    tiles += [labelled(restyled(frames, prompt, size_wh)[-1], prompt) for prompt in PROMPTS]
-    rows = [np.hstack(tiles[row : row + COLUMNS]) for row in range(0, len(tiles) - COLUMNS + 1, COLUMNS)]
-    return np.vstack(rows)
+    tiles = [("the source", frames[-1])]
+    tiles += [(prompt, restyled(frames, prompt, size_wh)[-1]) for prompt in PROMPTS]
+    return sheet(tiles, COLUMNS)
 
 
 def main() -> None:
@@ -76,8 +67,7 @@ def main() -> None:
     parser.add_argument("--source", default="clip", help="clip or file:PATH")
     parser.add_argument("--start", type=int, default=16, help="first frame used")
     options = parser.parse_args()
-    picture = sheet(options.source, start=options.start)
-    cv2.imwrite(str(options.out), picture[..., ::-1])
+    write_picture(options.out, looks_on(options.source, start=options.start))
     print(f"written: {options.out}")
 
 

@@ -6,6 +6,7 @@ Pictures are [T, H, W, 3] uint8 RGB. Knows no model; the measures that are not o
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -70,7 +71,7 @@ def motions(source: Pixels) -> list[Correspondence]:
 class Figures:
     """A clip against its target; `nothing_` is the source in its place. PSNR in dB, warp errors mean squared in 0..1.
 
-    sharpness: the variance of the Laplacian over the target's.
+    sharpness: the variance of the Laplacian over the target's. The warp errors are NaN where each frame is a cut.
     """
 
     psnr: float
@@ -95,7 +96,8 @@ def figures_of(ours: Pixels, target: Pixels, source: Pixels, found: list[Corresp
     def warp(clip: Pixels) -> float:
         steps = zip(found, itertools.pairwise(clip), strict=True)
         errors = [measures.warp_error(where, before, after) for where, (before, after) in steps]
-        return float(np.mean([error for error in errors if error is not None]))
+        told = [error for error in errors if error is not None]
+        return float(np.mean(told)) if told else math.nan
 
     sharp = [float(np.mean([measures.sharpness(picture.grey) for picture in clip])) for clip in pictures[:2]]
     return Figures(

@@ -52,7 +52,7 @@ def largest(weights: dict[str, float]) -> str:
 
 
 def words_table(encoder: PocketTextEncoder) -> str:
-    """The figures of both sheets as Markdown, then what is read wrong of the whole sentences."""
+    """The figures of all sheets as Markdown, then what is read wrong of the whole sentences."""
     sheets = {name: figures_of(encoder, sheet) for name, sheet in unseen.SHEETS.items()}
     names = ("look", "colour", "grade", "misspelt_look", "noticed", "false_alarms")
     rows = {name.replace("_", " "): [getattr(figures, name) for figures in sheets.values()] for name in names}

@@ -106,6 +106,14 @@ def test_many_clips_share_few_wishes_and_are_decoded_as_each_alone() -> None:
         torch.testing.assert_close(together[row : row + 1], decode_clip(codec, alone, side_alone, style))
 
 
+@pytest.mark.parametrize("clips", [1, 20, 31])
+def test_no_clip_is_lost_and_no_wish_too_many_is_made(clips: int) -> None:
+    batch = _batches().styled(np.random.default_rng(4), clips, 4, 32)
+    wishes = len(batch.source) // batch.alike
+    assert wishes * batch.alike == len(batch.source) == len(batch.tokens) >= clips
+    assert wishes <= MOST_WISHES and len(batch.source) - clips < batch.alike
+
+
 @pytest.mark.parametrize("stage", ["b", "c", "d"])
 def test_a_stretch_on_fresh_clips(tmp_path: Path, stage: str) -> None:
     np.save(tmp_path / "scenes.npy", _scenes().numpy())  # otherwise made first, which takes minutes
