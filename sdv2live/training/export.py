@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sdv2live.engine.model.wan_transformer import POCKET
+from sdv2live.errors import UserError
 from sdv2live.training import words
 from sdv2live.training.loop import averaged
 
@@ -42,7 +43,8 @@ def newest(work: Path, name: str, stages: tuple[str, ...]) -> dict[str, Tensor]:
     for stage in stages:
         if (work / f"stage-{stage}.pt").exists():
             return averaged(work, stage, name)
-    raise FileNotFoundError(f"no stage of {', '.join(stages)} has run in {work}")
+    named = " or ".join(stages)
+    raise UserError(f"{work} holds no checkpoint of stage {named}, which leaves the {name} network: run {named} first.")
 
 
 def export(work: Path, folder: Path, names: Sequence[str] = tuple(NETWORKS)) -> int:
@@ -51,13 +53,13 @@ def export(work: Path, folder: Path, names: Sequence[str] = tuple(NETWORKS)) -> 
     What is not named stays as it lies in the folder. The tokens' codes are the same in every text encoder, so one of
     those can be exchanged without the others.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     networks = {name: newest(work, name, NETWORKS[name]) for name in names}
+    folder.mkdir(parents=True, exist_ok=True)
     total = 0
     for name, weights in networks.items():
         half = {key: value.to(torch.float16).contiguous() for key, value in weights.items()}
         if not all(bool(torch.isfinite(value).all()) for value in half.values()):
-            raise ValueError(f"the weights of {name} do not fit 16-bit floats")
+            raise UserError(f"the weights of {name} do not fit 16-bit floats: train on with a smaller --rate.")
         part, path = folder / f"{name}.part", folder / f"{name}.safetensors"
         save_file(half, part)
         part.chmod(0o644)

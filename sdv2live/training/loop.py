@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import pickle
 import sys
 import time
 import zlib
@@ -22,6 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from sdv2live.errors import UserError, one_line
 
 CHECKPOINT_PERIOD_S = 120.0
 REPORT_PERIOD_S = 20.0
@@ -69,7 +72,7 @@ class Loop:
         self.average = {name: _copy(module) for name, module in modules.items()}
         self.step, self.elapsed_s = 0, 0.0
         self._seen: dict[str, list[float]] = {}
-        state = torch.load(self.path, map_location="cpu", weights_only=True) if self.path.exists() else None
+        state = read_checkpoint(self.path) if self.path.exists() else None
         if state and state.get("start", "") == start:
             for name, module in modules.items():
                 module.load_state_dict(state["modules"][name])
@@ -110,7 +113,7 @@ class Loop:
     def update(self, loss: Tensor, **figures: float) -> None:
         """Backward and one optimiser step."""
         self.optimiser.zero_grad(set_to_none=True)
-        self._check(float(loss.detach()))
+        self._check("loss", float(loss.detach()))
         loss.backward()
         self.apply(loss=float(loss.detach()), **figures)
 
@@ -125,13 +128,16 @@ class Loop:
                 if weight.is_floating_point():
                     kept[key].lerp_(weight.detach(), 1 - rate)
         for key, figure in figures.items():
-            self._check(figure)
+            self._check(key, figure)
             self._seen.setdefault(key, []).append(figure)
 
-    def _check(self, value: float) -> None:
+    def _check(self, name: str, value: float) -> None:
         """A loss that is not finite ends the run: going on would spoil the average in silence."""
         if not math.isfinite(value):
-            raise FloatingPointError(f"stage {self.stage}, step {self.step}: a loss is {value}")
+            raise FloatingPointError(
+                f"stage {self.stage}, step {self.step}: the {name} is {value}; what was saved before is kept, and the "
+                "same command goes on from there: a smaller --rate may get past it."
+            )
 
     def save(self) -> None:
         """Checkpoint, whole or not at all."""
@@ -199,9 +205,21 @@ def _copy(module: nn.Module) -> dict[str, Tensor]:
 
 
 def averaged(folder: Path, stage: str, name: str) -> dict[str, Tensor]:
-    """The averaged weights of a module that a stage left, finished or not."""
+    """The averaged weights of a module that a stage left, finished or not. Raises UserError where it left none."""
     path = folder / f"stage-{stage}.pt"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: run stage {stage} first")
-    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)["average"][name]
+        raise UserError(f"{path} is missing: run stage {stage} first.")
+    weights: dict[str, Tensor] = read_checkpoint(path)["average"][name]
     return weights
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `Loop.save` wrote, on the CPU. Raises UserError for a file that is no such thing."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, LookupError, ValueError, TypeError, pickle.UnpicklingError) as error:
+        state = one_line(error).partition(". ")[0]
+    if not isinstance(state, dict) or not {"modules", "average", "optimiser", "step", "elapsed_s"} <= state.keys():
+        why = state if isinstance(state, str) else "it holds something else"
+        raise UserError(f"{path} is no checkpoint of a stage ({why}): move it away, or run the stage again elsewhere.")
+    return state

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdv2live.errors import UserError, one_line
 from sdv2live.training.clips import make_clip
 from sdv2live.training.effects import LOOKS, Effect
 from sdv2live.training.scenes import Picture, scene
@@ -112,13 +113,21 @@ def make_pools(folder: Path, specs: tuple[PoolSpec, ...], *, seed: int, processe
 
 
 class Pool:
-    """A filled pool, read only. Clips that are not made yet are not drawn."""
+    """A filled pool, read only. Clips that are not made yet are not drawn. Raises UserError where there is none."""
 
     def __init__(self, folder: Path, spec: PoolSpec) -> None:
         self.spec = spec
-        self.looks = [_open(folder, spec, name, "r") for name in LOOKS]
-        self._done = _done_marks(folder, spec)
+        try:
+            self.looks = [_open(folder, spec, name, "r") for name in LOOKS]
+            self._done = np.lib.format.open_memmap(folder / f"{spec.name}-done.npy", "r")
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{folder} has no whole pool {spec.name} ({one_line(error)}): make it with "
+                f"`python -m sdv2live.training data --work {folder.parent}`, or train with `run --fresh`."
+            ) from error
         self.refresh()
+        if not len(self.ready):
+            raise UserError(f"no clip of the pool {spec.name} in {folder} is finished yet: wait for `data`.")
 
     def refresh(self) -> None:
         """Take in the clips that were finished since."""

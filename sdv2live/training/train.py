@@ -130,7 +130,7 @@ def stage_a(setup: Setup, budget: Budget) -> None:
 def load_codec(setup: Setup, stage: str) -> PocketCodec:
     """The codec as a stage left it, its encoder frozen."""
     codec = PocketCodec()
-    codec.load_state_dict(setup.weights("codec", stage))
+    setup.load(codec, "codec", stage)
     channels_last(codec.to(setup.device))
     for parameter in codec.encoder_parameters():
         parameter.requires_grad_(False)
@@ -211,7 +211,7 @@ def stage_c(setup: Setup, budget: Budget) -> None:
     small, large = (latents_of(setup, codec, batches, spec) for spec in (SMALL, LARGE))
     dit = WanTransformer(POCKET).to(setup.device)
     if setup.model is not None:
-        dit.load_state_dict(setup.weights("dit", "c"))
+        setup.load(dit, "dit", "c")
     modules: dict[str, nn.Module] = {"dit": dit}
     loop = Loop(
         "c",
@@ -265,7 +265,7 @@ def stage_d(setup: Setup, budget: Budget) -> None:
     codec = load_codec(setup, "b")
     batches = Batches(clips_of(setup), load_text(setup), setup.device, setup.seed)
     dit = WanTransformer(POCKET).to(setup.device)
-    dit.load_state_dict(setup.weights("dit", "c"))
+    setup.load(dit, "dit", "c")
     modules: dict[str, nn.Module] = {"codec": codec, "dit": dit}
     parameters = {8e-4 * setup.rate: codec.decoder_parameters(), 3e-4 * setup.rate: list(dit.parameters())}
     loop = Loop("d", setup.work, modules, parameters, budget=budget, seed=setup.seed, start=setup.start)

@@ -47,6 +47,78 @@ def test_one_stage_at_a_time_goes_on_from_a_model(tmp_path: Path, capsys: pytest
     assert "run one, export it, and start the next from that" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["run", "--device", "cudo"], "cudo is no device"),
+        (["run", "--device", "cuda:99"], "cuda:99 is no device"),
+        (["run", "--threads", "0"], "0 is no whole number of at least 1"),
+        (["run", "--steps", "-3"], "-3 is no whole number of at least 1"),
+        (["run", "--steps", "0"], "0 is no whole number"),
+        (["run", "--minutes", "0"], "0 is no number above 0"),
+        (["run", "--rate", "nan"], "nan is no number above 0"),
+        (["run", "--seed", "-1"], "-1 is no whole number of at least 0"),
+        (["data", "--seed", str(2**70)], "is no whole number of at least 0 and at most"),
+        (["data", "--processes", "0"], "0 is no whole number"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_numbers_and_devices_that_cannot_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], sentence: str
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main([*flags, "--work", str(tmp_path / "new")])
+    assert refused.value.code == 2 and sentence in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def _said(capsys: pytest.CaptureFixture[str], *command: str) -> str:
+    """What a command that is refused says: one sentence."""
+    assert main([*command]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    return said
+
+
+def test_what_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, new, shipped = tmp_path / "file", tmp_path / "new", str(assets_dir() / "pocket")
+    file.write_text("no checkpoint")
+    on_cpu = ["--device", "cpu", "--threads", "1", "--steps", "1"]
+    assert f"{file} is a file" in _said(capsys, "data", "--work", str(file))
+    assert f"{file} is a file" in _said(capsys, "evaluate", "--out", str(file))
+    assert f"{new} holds no exported model" in _said(capsys, "words", "--model", str(new))
+    assert "--video" in _said(capsys, "evaluate", "--video", str(file), "--out", str(new))
+    assert "run d or b first" in _said(capsys, "export", "--work", str(tmp_path), "--model", str(new))
+    assert not new.exists()
+    work = ["--work", str(new), *on_cpu]
+    assert "codec.safetensors" in _said(capsys, "run", "b", "--from", str(tmp_path / "nowhere"), *work)
+    assert "run stage a first" in _said(capsys, "run", "b", *work)
+    said = _said(capsys, "run", "b", "--from", shipped, *work)
+    assert f"python -m sdv2live.training data --work {new}" in said and "--fresh" in said
+    (new / "stage-a.pt").write_bytes(b"\x80")
+    assert "stage-a.pt is no checkpoint" in _said(capsys, "run", "b", *work)
+
+
+def test_a_stage_makes_the_folder_that_it_writes_to(tmp_path: Path) -> None:
+    work = tmp_path / "not" / "there"
+    assert main(["run", "words", "--steps", "1", "--work", str(work), "--device", "cpu", "--threads", "1"]) == 0
+    assert torch.load(work / "stage-words.pt", weights_only=True)["step"] == 1
+
+
+def test_an_interrupt_says_what_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(STAGES, "d", stop)
+    command = ["run", "d", "--device", "cpu", "--threads", "1", "--work", str(tmp_path)]
+    assert main(command) == 130
+    assert "Nothing was kept" in capsys.readouterr().err
+    (tmp_path / "stage-d.pt").touch()
+    assert main(command) == 130
+    assert "keeps stage-d.pt" in capsys.readouterr().err
+
+
 def _small_pool(folder: Path, spec: PoolSpec) -> None:
     """One clip of soft noise, and nothing but it in every look."""
     folder.mkdir(exist_ok=True)
