@@ -43,6 +43,11 @@ class Setup:
             digest.update((self.model / f"{name}.safetensors").read_bytes())
         return digest.hexdigest()
 
+    @property
+    def run(self) -> dict[str, float]:
+        """What makes a run, beside its seed and the weights it starts from: kept in checkpoints."""
+        return {"batch": self.batch, "rate": self.rate}
+
     def forward(self) -> AbstractContextManager[object]:
         """Around what is differentiated: a GPU multiplies in bfloat16."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")

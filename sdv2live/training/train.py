@@ -101,6 +101,7 @@ def stage_a(setup: Setup, budget: Budget) -> None:
         {1.5e-3: [*codec.encoder_parameters(), *plain.parameters()]},
         budget=budget,
         seed=setup.seed,
+        run=setup.run,
     )
     for rng in loop.steps():
         frames = batches.plain(rng, 4 * setup.batch, 4, 96)
@@ -156,7 +157,16 @@ def stage_b(setup: Setup, budget: Budget) -> None:
     codec = load_codec(setup, "a")
     batches = Batches(clips_of(setup), load_text(setup), setup.device, setup.seed)
     parameters = {1.5e-3 * setup.rate: codec.decoder_parameters()}
-    loop = Loop("b", setup.work, {"codec": codec}, parameters, budget=budget, seed=setup.seed, start=setup.start)
+    loop = Loop(
+        "b",
+        setup.work,
+        {"codec": codec},
+        parameters,
+        budget=budget,
+        seed=setup.seed,
+        start=setup.start,
+        run=setup.run,
+    )
     for rng in loop.steps():
         batch = batches.styled(rng, 4 * setup.batch, 4 if rng.random() < 0.7 else 8, 96)
         with torch.no_grad():
@@ -221,6 +231,7 @@ def stage_c(setup: Setup, budget: Budget) -> None:
         budget=budget,
         seed=setup.seed,
         start=setup.start,
+        run=setup.run,
         betas=(0.9, 0.98),
     )
     with Workers(modules, setup.workers) as team:
@@ -268,7 +279,7 @@ def stage_d(setup: Setup, budget: Budget) -> None:
     setup.load(dit, "dit", "c")
     modules: dict[str, nn.Module] = {"codec": codec, "dit": dit}
     parameters = {8e-4 * setup.rate: codec.decoder_parameters(), 3e-4 * setup.rate: list(dit.parameters())}
-    loop = Loop("d", setup.work, modules, parameters, budget=budget, seed=setup.seed, start=setup.start)
+    loop = Loop("d", setup.work, modules, parameters, budget=budget, seed=setup.seed, start=setup.start, run=setup.run)
     with Workers(modules, setup.workers) as team:
         for rng in loop.steps():
             generators = rng.spawn(setup.workers)
