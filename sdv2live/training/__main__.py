@@ -134,6 +134,11 @@ def parser() -> argparse.ArgumentParser:
         choices=tuple(NETWORKS),
         help="this one, and leave the others as they lie in the folder; repeatable (default: all)",
     )
+    exporting.add_argument(
+        "--anyway",
+        action="store_true",
+        help="even from a stage d that was cut off, or whose decoder hardly needs the transformer's latents",
+    )
     reading = commands.add_parser("words", help="how well a model reads prompts that it was not trained on")
     for command in (evaluation, reading):
         command.add_argument("--model", type=Path, default=assets_dir() / "pocket", help="default: what ships")
@@ -233,7 +238,7 @@ def _words(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    written = export(args.work, args.model, args.network or tuple(NETWORKS))
+    written = export(args.work, args.model, args.network or tuple(NETWORKS), anyway=args.anyway)
     print(f"{written / 1e6:.2f} MB in {args.model}")
     return 0
 

@@ -292,13 +292,17 @@ def stage_d(setup: Setup, budget: Budget) -> None:
             loop.apply(**team.gradients(loss_of))
     for name, network in modules.items():
         network.load_state_dict(loop.average[name])
-    check_latents_matter(codec, dit, batches, setup.seed)
+    loop.costs = latent_costs(codec, dit, batches, setup.seed)
+    loop.save()
+    for look, cost_db in loop.costs.items():
+        check_cost(look, cost_db)
 
 
 @torch.no_grad()
-def check_latents_matter(codec: PocketCodec, dit: WanTransformer, batches: Batches, seed: int) -> None:
-    """Raises GuardError where the decoder hardly needs the DiT's latents: it would draw its look on any."""
+def latent_costs(codec: PocketCodec, dit: WanTransformer, batches: Batches, seed: int) -> dict[str, float]:
+    """What a latent of nought costs each stroke look, in dB: little where the decoder would draw its look on any."""
     rng = np.random.default_rng((seed, 3))
+    costs = {}
     for look in STROKE_LOOKS:
         errors = np.zeros(2)
         for _ in range(4):
@@ -311,7 +315,8 @@ def check_latents_matter(codec: PocketCodec, dit: WanTransformer, batches: Batch
                 float((decode_clip(codec, each, side, style) - batch.target).square().mean())
                 for each in (latent, torch.zeros_like(latent))
             ]
-        check_cost(look, 10 * math.log10(errors[1] / errors[0]))
+        costs[look] = 10 * math.log10(errors[1] / errors[0])
+    return costs
 
 
 def _joint_loss(

@@ -14,7 +14,7 @@ from sdv2live.paths import assets_dir
 from sdv2live.training.__main__ import main
 from sdv2live.training.batches import MOST_WISHES, Batches, FreshClips
 from sdv2live.training.clips import cut_out, make_clip, moving_view
-from sdv2live.training.effects import LOOKS
+from sdv2live.training.effects import LOOKS, STROKE_LOOKS
 from sdv2live.training.setup import Setup
 from sdv2live.training.train import decode_clip, load_text, style_of
 
@@ -113,3 +113,4 @@ def test_a_stretch_on_fresh_clips(tmp_path: Path, stage: str) -> None:
     assert code == (2 if stage == "d" else 0)
     state = torch.load(tmp_path / f"stage-{stage}.pt", weights_only=True)
     assert state["step"] == 1
+    assert tuple(state["costs"]) == (STROKE_LOOKS if stage == "d" else ())
