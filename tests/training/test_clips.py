@@ -106,7 +106,7 @@ def test_many_clips_share_few_wishes_and_are_decoded_as_each_alone() -> None:
 
 @pytest.mark.parametrize("stage", ["b", "c", "d"])
 def test_a_stretch_on_fresh_clips(tmp_path: Path, stage: str) -> None:
-    np.save(tmp_path / "scenes.npy", _scenes().numpy())  # otherwise made first, which takes minutes
+    np.save(tmp_path / "scenes-0.npy", _scenes().numpy())  # otherwise made first, which takes minutes
     command = ["run", stage, "--from", str(assets_dir() / "pocket"), "--fresh", "--batch", "2", "--steps", "1"]
     code = main([*command, "--work", str(tmp_path), "--device", "cpu", "--threads", "1"])
     # Stage d ends with asking what the latents are worth, which is little for soft noise.

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -10,10 +9,10 @@ from safetensors.torch import load_file
 from sdv2live.paths import assets_dir
 from sdv2live.training import batches
 from sdv2live.training.__main__ import main, parser
-from sdv2live.training.effects import LOOKS
 from sdv2live.training.loop import averaged
-from sdv2live.training.pools import PoolSpec, make_pools
+from sdv2live.training.pools import PoolSpec
 from sdv2live.training.train import STAGES
+from tests.training.test_pools import small_pool
 
 
 def test_all_stages_by_default(tmp_path: Path) -> None:
@@ -119,22 +118,12 @@ def test_an_interrupt_says_what_is_kept(
     assert "keeps stage-d.pt" in capsys.readouterr().err
 
 
-def _small_pool(folder: Path, spec: PoolSpec) -> None:
-    """One clip of soft noise, and nothing but it in every look."""
-    folder.mkdir(exist_ok=True)
-    coarse = np.random.default_rng(0).integers(0, 255, (1, spec.frames, 12, 12, 3))
-    clip = coarse.repeat(spec.side_px // 12, 2).repeat(spec.side_px // 12, 3).astype(np.uint8)
-    for name in LOOKS:
-        np.save(folder / f"{spec.name}-{name}.npy", clip)
-    np.save(folder / f"{spec.name}-done.npy", np.ones(1, np.uint8))
-
-
 def test_a_stretch_goes_on_from_the_shipped_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shipped = assets_dir() / "pocket"
     for name in ("SMALL", "LARGE"):
-        spec = PoolSpec(name.lower(), 1, 8, 96)
+        spec = PoolSpec(name.lower(), 2, 8, 96)
         monkeypatch.setattr(batches, name, spec)
-        _small_pool(tmp_path / "pools", spec)
+        small_pool(tmp_path / "pools", spec)
     command = ["run", "b", "--from", str(shipped), "--steps", "1", "--work", str(tmp_path), "--device", "cpu"]
     assert main([*command, "--threads", "1"]) == 0
     before = load_file(shipped / "codec.safetensors")
@@ -144,14 +133,3 @@ def test_a_stretch_goes_on_from_the_shipped_weights(tmp_path: Path, monkeypatch:
     assert all(moved[key] == 0 for key in moved if key.startswith(("enc_", "latent_")))
     assert 0 < moved["dec_mem.0.now.weight"] < 1e-3 and 0 < moved["dec_out.bank"] < 1e-3
     assert averaged(tmp_path, "b", "codec").keys() == before.keys()
-
-
-def test_a_pool_gets_the_looks_that_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = PoolSpec("tiny", 1, 2, 24)
-    _small_pool(tmp_path, spec)
-    (tmp_path / "tiny-night.npy").unlink()
-    make_pools(tmp_path, (spec,), seed=0, processes=1)
-    clip = np.load(tmp_path / "tiny-identity.npy")[0]
-    night = LOOKS["night"](torch.from_numpy(clip).permute(0, 3, 1, 2).float() / 255).permute(0, 2, 3, 1)
-    assert np.abs(np.load(tmp_path / "tiny-night.npy")[0] - 255 * night.numpy()).max() <= 0.51
-    assert not list(tmp_path.glob("*.part*"))
