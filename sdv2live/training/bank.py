@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,9 +71,10 @@ def latent_bank(
     """The bank of a pool, made once and kept in the work folder."""
     spec = pool.spec
     path = work / f"bank-{spec.name}.pt"
-    made_of = _digest(codec, batches, spec, variants, seed)
+    made_of = _digest(codec, batches, pool, variants, seed)
     if path.exists() and (kept := torch.load(path, weights_only=True)).pop("made_of", "") == made_of:
         return LatentBank(**kept)
+    print(f"data: encodes the {len(pool.ready)} clips of the pool {spec.name}", file=sys.stderr, flush=True)
     bank: dict[str, list[Tensor]] = {"source": [], "target": [], "tokens": [], "noise_scale": []}
     for clip in pool.ready.tolist():
         rng = np.random.default_rng((seed, 2, spec.side_px, clip))
@@ -94,10 +96,10 @@ def latent_bank(
     return LatentBank(**whole)
 
 
-def _digest(codec: PocketCodec, batches: Batches, spec: PoolSpec, variants: int, seed: int) -> str:
-    """Of all that a bank follows from but its clips: one of other weights or words must not be trained on."""
+def _digest(codec: PocketCodec, batches: Batches, pool: Pool, variants: int, seed: int) -> str:
+    """Of all that a bank follows from: one of other clips, weights or words must not be trained on."""
     assert batches.text is not None
-    digest = hashlib.sha256(repr((FORMAT, spec, variants, seed, LOOK_NAMES, COLOUR_NAMES)).encode())
+    digest = hashlib.sha256(repr((FORMAT, pool.digest(), variants, seed, LOOK_NAMES, COLOUR_NAMES)).encode())
     weights = [value for name, value in codec.state_dict().items() if name.startswith(("enc_", "latent_"))]
     for value in [*weights, *batches.text.state_dict().values()]:
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())

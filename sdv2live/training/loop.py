@@ -8,8 +8,11 @@ minutes the learning rate follows the clock).
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import os
+import pickle
+import struct
 import sys
 import time
 import zlib
@@ -23,8 +26,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sdv2live.errors import UserError, one_line
+
 CHECKPOINT_PERIOD_S = 120.0
 REPORT_PERIOD_S = 20.0
+DAMAGED = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -40,9 +46,18 @@ class Budget:
         by_clock = elapsed_s / 60 / self.minutes if self.minutes else 0.0
         return min(1.0, max(by_steps, by_clock))
 
+    def place(self, step: int, elapsed_s: float) -> str:
+        """In words."""
+        if self.steps:
+            return f"step {step} of {self.steps}"
+        return f"step {step}, minute {elapsed_s / 60:.1f} of {self.minutes}"
+
 
 class Loop:
-    """`for rng in loop.steps(): loss = ...; loop.update(loss)`; `average` holds the averaged modules' weights."""
+    """`for rng in loop.steps(): loss = ...; loop.update(loss)`; `average` holds the averaged modules' weights.
+
+    costs: what a stage measured of them at its end, in dB by look, kept in the checkpoint until the stage goes on.
+    """
 
     def __init__(
         self,
@@ -54,11 +69,15 @@ class Loop:
         budget: Budget,
         seed: int,
         start: str = "",
+        run: Mapping[str, float] | None = None,
         betas: tuple[float, float] = (0.9, 0.95),
         decay: float = 0.997,
     ) -> None:
         """parameters: by the peak of their learning rate. start: what the weights came from, if not from stages before;
-        a checkpoint that came from elsewhere is an earlier stretch, and is not gone on with."""
+        a checkpoint that came from elsewhere is an earlier stretch: it is not gone on with, and at the first save of
+        this one it gets another name. run: what else makes this run, beside the seed; what changed is said.
+        Raises UserError for a checkpoint that cannot be read or does not fit the modules.
+        """
         self.stage, self.modules, self.budget, self.seed, self.start = stage, modules, budget, seed, start
         self.path = folder / f"stage-{stage}.pt"
         self.parameters = [parameter for group in parameters.values() for parameter in group]
@@ -68,17 +87,38 @@ class Loop:
         self.decay = decay
         self.average = {name: _copy(module) for name, module in modules.items()}
         self.step, self.elapsed_s = 0, 0.0
+        self.run = {"seed": seed, **(run or {})}
+        self.costs: dict[str, float] = {}
         self._seen: dict[str, list[float]] = {}
-        state = torch.load(self.path, map_location="cpu", weights_only=True) if self.path.exists() else None
-        if state and state.get("start", "") == start:
-            for name, module in modules.items():
+        self._aside: Path | None = None
+        if self.path.exists():
+            state = read_checkpoint(self.path)
+            if state.get("start", "") == start:
+                self._go_on(state)
+            else:
+                name = hashlib.sha256(self.path.read_bytes()).hexdigest()[:8]
+                self._aside = self.path.with_stem(f"{self.path.stem}.{name}")
+                self._say(f"begins anew: {self.path} came from other weights, and is kept as {self._aside.name}")
+
+    def _go_on(self, state: dict[str, Any]) -> None:
+        """From where a checkpoint was saved."""
+        try:
+            for name, module in self.modules.items():
                 module.load_state_dict(state["modules"][name])
-            self.average = {
-                name: {key: value.to(self.average[name][key].device) for key, value in weights.items()}
-                for name, weights in state["average"].items()
-            }
+                self.average[name] = {
+                    key: state["average"][name][key].to(value.device) for key, value in self.average[name].items()
+                }
             self.optimiser.load_state_dict(state["optimiser"])
-            self.step, self.elapsed_s = state["step"], state["elapsed_s"]
+        except (RuntimeError, LookupError, ValueError) as error:
+            raise UserError(
+                f"{self.path} does not fit the present networks ({one_line(error)}): move it away to begin anew."
+            ) from error
+        self.step, self.elapsed_s = state["step"], state["elapsed_s"]
+        before = state.get("run", {})
+        changes = [
+            f"{key} {now:g}, until now {before[key]:g}" for key, now in self.run.items() if before.get(key, now) != now
+        ]
+        self._say("; ".join([f"goes on at {self.budget.place(self.step, self.elapsed_s)}", *changes]))
 
     def steps(self) -> Iterator[np.random.Generator]:
         """Yields the randomness of each step until the budget is spent; torch's own generator is seeded from it too."""
@@ -110,13 +150,16 @@ class Loop:
     def update(self, loss: Tensor, **figures: float) -> None:
         """Backward and one optimiser step."""
         self.optimiser.zero_grad(set_to_none=True)
-        self._check(float(loss.detach()))
+        self._check("loss", float(loss.detach()))
         loss.backward()
         self.apply(loss=float(loss.detach()), **figures)
 
     def apply(self, **figures: float) -> None:
-        """Clip the gradients that are there, step, average."""
-        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        """Clip the gradients that are there, step, average. Raises FloatingPointError before anything is spoilt."""
+        for key, figure in figures.items():
+            self._check(key, figure)
+            self._seen.setdefault(key, []).append(figure)
+        self._check("gradients' norm", float(nn.utils.clip_grad_norm_(self.parameters, 1.0)))
         self.optimiser.step()
         rate = min(self.decay, (self.step + 1) / (self.step + 10))
         for name, module in self.modules.items():
@@ -124,17 +167,17 @@ class Loop:
             for key, weight in module.state_dict().items():
                 if weight.is_floating_point():
                     kept[key].lerp_(weight.detach(), 1 - rate)
-        for key, figure in figures.items():
-            self._check(figure)
-            self._seen.setdefault(key, []).append(figure)
 
-    def _check(self, value: float) -> None:
-        """A loss that is not finite ends the run: going on would spoil the average in silence."""
+    def _check(self, name: str, value: float) -> None:
+        """What is not finite ends the run: going on would spoil the average in silence."""
         if not math.isfinite(value):
-            raise FloatingPointError(f"stage {self.stage}, step {self.step}: a loss is {value}")
+            raise FloatingPointError(
+                f"stage {self.stage}, step {self.step}: the {name} is {value}; what was saved before is kept, and the "
+                "same command goes on from there: a smaller --rate may get past it."
+            )
 
     def save(self) -> None:
-        """Checkpoint, whole or not at all."""
+        """Checkpoint, whole or not at all; one of an earlier stretch gives up its name."""
         state: dict[str, Any] = {
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
             "average": self.average,
@@ -142,15 +185,23 @@ class Loop:
             "step": self.step,
             "elapsed_s": self.elapsed_s,
             "start": self.start,
+            "run": self.run,
+            "costs": self.costs,
         }
         part = self.path.with_suffix(".part")
         torch.save(state, part)
+        if self._aside:
+            os.replace(self.path, self._aside)
+            self._aside = None
         os.replace(part, self.path)
 
     def _report(self, text: str) -> None:
         figures = " ".join(f"{key} {sum(seen) / len(seen):.4f}" for key, seen in self._seen.items())
         self._seen.clear()
-        print(f"{self.stage}: {text} | {figures}", file=sys.stderr, flush=True)
+        self._say(f"{text} | {figures}")
+
+    def _say(self, text: str) -> None:
+        print(f"{self.stage}: {text}", file=sys.stderr, flush=True)
 
 
 class Workers:
@@ -199,9 +250,21 @@ def _copy(module: nn.Module) -> dict[str, Tensor]:
 
 
 def averaged(folder: Path, stage: str, name: str) -> dict[str, Tensor]:
-    """The averaged weights of a module that a stage left, finished or not."""
+    """The averaged weights of a module that a stage left, finished or not. Raises UserError where it left none."""
     path = folder / f"stage-{stage}.pt"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: run stage {stage} first")
-    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)["average"][name]
+        raise UserError(f"{path} is missing: run stage {stage} first.")
+    weights: dict[str, Tensor] = read_checkpoint(path)["average"][name]
     return weights
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `Loop.save` wrote, on the CPU. Raises UserError for a file that is no such thing."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (*DAMAGED, EOFError, pickle.UnpicklingError, struct.error) as error:
+        state = one_line(error).partition(". ")[0]
+    if not isinstance(state, dict) or not {"modules", "average", "optimiser", "step", "elapsed_s"} <= state.keys():
+        why = state if isinstance(state, str) else "it holds something else"
+        raise UserError(f"{path} is no checkpoint of a stage ({why}): move it away, or run the stage again elsewhere.")
+    return state

@@ -7,7 +7,6 @@ never among them. Made on the CPU with OpenCV; how they move is `clips`.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
 from functools import cache
@@ -20,6 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from sdv2live.training.processes import as_done
 
 Picture = NDArray[Any]  # uint8 RGB throughout; cv2's own types say no more than that it is an array
 
@@ -171,12 +172,11 @@ def _bank_scene(job: tuple[int, int]) -> Picture:
 
 def scene_bank(work: Path, *, seed: int, processes: int, scenes: int = BANK_SCENES) -> Tensor:
     """Scenes of one size [scenes, 3, S, S] uint8, made once and kept in the work folder: all fit a GPU's memory."""
-    path = work / "scenes.npy"
+    path = work / f"scenes-{seed}.npy"
     if not path.exists():
         print(f"data: {scenes} scenes", file=sys.stderr, flush=True)
-        with multiprocessing.get_context("spawn").Pool(processes) as pool:
-            made = pool.map(_bank_scene, [(seed, index) for index in range(scenes)], chunksize=4)
+        made = dict(as_done(_bank_scene, [(seed, index) for index in range(scenes)], processes=processes))
         part = path.with_suffix(".part.npy")
-        np.save(part, np.stack(made).transpose(0, 3, 1, 2))
+        np.save(part, np.stack([made[index] for index in range(scenes)]).transpose(0, 3, 1, 2))
         os.replace(part, path)
     return torch.from_numpy(np.load(path))

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import nn
 
+from sdv2live.engine.checkpoint import open_checkpoint
+from sdv2live.errors import UserError, one_line
 from sdv2live.training.loop import averaged
 
 
@@ -42,12 +43,23 @@ class Setup:
             digest.update((self.model / f"{name}.safetensors").read_bytes())
         return digest.hexdigest()
 
+    @property
+    def run(self) -> dict[str, float]:
+        """What makes a run, beside its seed and the weights it starts from: kept in checkpoints."""
+        return {"batch": self.batch, "rate": self.rate}
+
     def forward(self) -> AbstractContextManager[object]:
         """Around what is differentiated: a GPU multiplies in bfloat16."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
 
-    def weights(self, name: str, stage: str) -> dict[str, Tensor]:
-        """Of the network `name`, from the model or as `stage` left them."""
+    def load(self, network: nn.Module, name: str, stage: str) -> None:
+        """The weights of the network `name`, from the model or as `stage` left them. Raises UserError without them."""
         if self.model is None:
-            return averaged(self.work, stage, name)
-        return {key: value.float() for key, value in load_file(self.model / f"{name}.safetensors").items()}
+            path, weights = self.work / f"stage-{stage}.pt", averaged(self.work, stage, name)
+        else:
+            path = self.model / f"{name}.safetensors"
+            weights = {key: value.float() for key, value in open_checkpoint(path).items()}
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise UserError(f"{path} does not fit the present {name} network: {one_line(error)}") from error

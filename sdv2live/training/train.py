@@ -102,6 +102,7 @@ def stage_a(setup: Setup, budget: Budget) -> None:
         {1.5e-3: [*codec.encoder_parameters(), *plain.parameters()]},
         budget=budget,
         seed=setup.seed,
+        run=setup.run,
     )
     for rng in loop.steps():
         frames = batches.plain(rng, 4 * setup.batch, 4, 96)
@@ -131,7 +132,7 @@ def stage_a(setup: Setup, budget: Budget) -> None:
 def load_codec(setup: Setup, stage: str) -> PocketCodec:
     """The codec as a stage left it, its encoder frozen."""
     codec = PocketCodec()
-    codec.load_state_dict(setup.weights("codec", stage))
+    setup.load(codec, "codec", stage)
     channels_last(codec.to(setup.device))
     for parameter in codec.encoder_parameters():
         parameter.requires_grad_(False)
@@ -157,7 +158,16 @@ def stage_b(setup: Setup, budget: Budget) -> None:
     codec = load_codec(setup, "a")
     batches = Batches(clips_of(setup), load_text(setup), setup.device, setup.seed)
     parameters = {1.5e-3 * setup.rate: codec.decoder_parameters()}
-    loop = Loop("b", setup.work, {"codec": codec}, parameters, budget=budget, seed=setup.seed, start=setup.start)
+    loop = Loop(
+        "b",
+        setup.work,
+        {"codec": codec},
+        parameters,
+        budget=budget,
+        seed=setup.seed,
+        start=setup.start,
+        run=setup.run,
+    )
     for rng in loop.steps():
         batch = batches.styled(rng, 4 * setup.batch, 4 if rng.random() < 0.7 else 8, 96)
         with torch.no_grad():
@@ -213,7 +223,7 @@ def stage_c(setup: Setup, budget: Budget) -> None:
     small, large = (latents_of(setup, codec, batches, spec) for spec in (SMALL, LARGE))
     dit = WanTransformer(POCKET).to(setup.device)
     if setup.model is not None:
-        dit.load_state_dict(setup.weights("dit", "c"))
+        setup.load(dit, "dit", "c")
     modules: dict[str, nn.Module] = {"dit": dit}
     loop = Loop(
         "c",
@@ -223,6 +233,7 @@ def stage_c(setup: Setup, budget: Budget) -> None:
         budget=budget,
         seed=setup.seed,
         start=setup.start,
+        run=setup.run,
         betas=(0.9, 0.98),
     )
     with Workers(modules, setup.workers) as team:
@@ -267,10 +278,10 @@ def stage_d(setup: Setup, budget: Budget) -> None:
     codec = load_codec(setup, "b")
     batches = Batches(clips_of(setup), load_text(setup), setup.device, setup.seed)
     dit = WanTransformer(POCKET).to(setup.device)
-    dit.load_state_dict(setup.weights("dit", "c"))
+    setup.load(dit, "dit", "c")
     modules: dict[str, nn.Module] = {"codec": codec, "dit": dit}
     parameters = {8e-4 * setup.rate: codec.decoder_parameters(), 3e-4 * setup.rate: list(dit.parameters())}
-    loop = Loop("d", setup.work, modules, parameters, budget=budget, seed=setup.seed, start=setup.start)
+    loop = Loop("d", setup.work, modules, parameters, budget=budget, seed=setup.seed, start=setup.start, run=setup.run)
     with Workers(modules, setup.workers) as team:
         for rng in loop.steps():
             generators = rng.spawn(setup.workers)
@@ -283,13 +294,17 @@ def stage_d(setup: Setup, budget: Budget) -> None:
             loop.apply(**team.gradients(loss_of))
     for name, network in modules.items():
         network.load_state_dict(loop.average[name])
-    check_latents_matter(codec, dit, batches, setup.seed)
+    loop.costs = latent_costs(codec, dit, batches, setup.seed)
+    loop.save()
+    for look, cost_db in loop.costs.items():
+        check_cost(look, cost_db)
 
 
 @torch.no_grad()
-def check_latents_matter(codec: PocketCodec, dit: WanTransformer, batches: Batches, seed: int) -> None:
-    """Raises GuardError where the decoder hardly needs the DiT's latents: it would draw its look on any."""
+def latent_costs(codec: PocketCodec, dit: WanTransformer, batches: Batches, seed: int) -> dict[str, float]:
+    """What a latent of nought costs each stroke look, in dB: little where the decoder would draw its look on any."""
     rng = np.random.default_rng((seed, 3))
+    costs = {}
     for look in STROKE_LOOKS:
         errors = np.zeros(2)
         for _ in range(4):
@@ -302,7 +317,8 @@ def check_latents_matter(codec: PocketCodec, dit: WanTransformer, batches: Batch
                 float((decode_clip(codec, each, side, style) - batch.target).square().mean())
                 for each in (latent, torch.zeros_like(latent))
             ]
-        check_cost(look, 10 * math.log10(errors[1] / errors[0]))
+        costs[look] = 10 * math.log10(errors[1] / errors[0])
+    return costs
 
 
 def _joint_loss(

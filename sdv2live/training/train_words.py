@@ -65,7 +65,7 @@ def _floats(values: object, device: torch.device) -> Tensor:
 def load_text(setup: Setup) -> PocketTextEncoder:
     """The frozen text encoder."""
     text = new_text_encoder()
-    text.load_state_dict(setup.weights("text", "words"))
+    setup.load(text, "text", "words")
     return text.to(setup.device).eval().requires_grad_(False)
 
 

@@ -54,14 +54,42 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
             loop.update(layer(torch.full((1, 2), float("nan"))).sum())
 
 
-def test_a_stretch_from_other_weights_begins_anew(tmp_path: Path) -> None:
-    def steps_run(start: str) -> int:
-        layer = torch.nn.Linear(2, 2)
-        parameters = {1e-3: list(layer.parameters())}
-        loop = Loop("t", tmp_path, {"layer": layer}, parameters, budget=Budget(steps=2), seed=0, start=start)
-        return sum(1 for _ in loop.steps())
+def test_gradients_that_are_not_finite_leave_the_weights_alone(tmp_path: Path) -> None:
+    layer = torch.nn.Linear(2, 2)
+    parameters = {1e-3: list(layer.parameters())}
+    loop = Loop("t", tmp_path, {"layer": layer}, parameters, budget=Budget(steps=2), seed=0)
+    with pytest.raises(FloatingPointError, match="norm is inf"):
+        for _ in loop.steps():
+            # A finite loss with a slope that is not: the square root at nought.
+            loop.update((layer.weight - layer.weight.detach()).sqrt().sum())
+    assert all(bool(value.isfinite().all()) for value in (*layer.parameters(), *loop.average["layer"].values()))
 
-    assert [steps_run(start) for start in ("one", "one", "two", "two")] == [2, 0, 2, 0]
+
+def _two_steps(folder: Path, start: str = "", **run: float) -> int:
+    """How many steps of a training of two were left."""
+    layer = torch.nn.Linear(2, 2)
+    parameters = {1e-3: list(layer.parameters())}
+    loop = Loop("t", folder, {"layer": layer}, parameters, budget=Budget(steps=2), seed=0, start=start, run=run)
+    return sum(1 for _ in loop.steps())
+
+
+def test_a_stretch_from_other_weights_begins_anew_and_keeps_the_earlier_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert [_two_steps(tmp_path, start) for start in ("one", "one")] == [2, 0]
+    one = (tmp_path / "stage-t.pt").read_bytes()
+    capsys.readouterr()
+    assert [_two_steps(tmp_path, start) for start in ("two", "two")] == [2, 0]
+    (kept,) = tmp_path.glob("stage-t.*.pt")
+    said = capsys.readouterr().err
+    assert kept.read_bytes() == one and f"begins anew: {tmp_path / 'stage-t.pt'}" in said and kept.name in said
+    assert "goes on at step 2 of 2" in said
+
+
+def test_what_changed_since_a_checkpoint_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _two_steps(tmp_path, batch=4, rate=0.5)
+    _two_steps(tmp_path, batch=2, rate=0.5)
+    assert "goes on at step 2 of 2; batch 2, until now 4\n" in capsys.readouterr().err
 
 
 def test_each_group_has_its_own_learning_rate(tmp_path: Path) -> None:
