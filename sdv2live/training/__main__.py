@@ -21,9 +21,9 @@ from sdv2live.engine.pocket_words import load_text_encoder
 from sdv2live.errors import UserError, one_line
 from sdv2live.paths import assets_dir
 from sdv2live.training.effects import LOOKS
-from sdv2live.training.evaluate import DRIFT_CHUNKS, LEAST_DRIFT_CHUNKS, evaluate
+from sdv2live.training.evaluate import DRIFT_CHUNKS, LEAST_DRIFT_CHUNKS, SIZES_WH, evaluate
 from sdv2live.training.export import NETWORKS, export
-from sdv2live.training.held_out import FRAMES
+from sdv2live.training.held_out import FRAMES, video_frames
 from sdv2live.training.loop import CHECKPOINT_PERIOD_S, Budget
 from sdv2live.training.losses import GuardError
 from sdv2live.training.pools import LARGE, SMALL, make_pools
@@ -220,6 +220,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     text = _text_of(args.model)
     for name in NETWORKS:
         open_checkpoint(args.model / f"{name}.safetensors")
+    if args.video:
+        video_frames(args.video, SIZES_WH[0])  # a file that is none is refused before a folder is made for it
     out = _folder(args.out) if args.out else Path(tempfile.mkdtemp(prefix="sdv2live-evaluation-"))
     looks = args.look or list(text.looks)
     found = evaluate(

@@ -186,7 +186,7 @@ def stage_b(setup: Setup, budget: Budget) -> None:
 
 def drawing_loss(ours: Tensor, target: Tensor) -> Tensor:
     """What the decoder minimises."""
-    return picture_loss(ours, target) + 5 * texture_loss(ours, target) + 4 * steadiness_loss(ours, target)
+    return picture_loss(ours, target) + 2 * texture_loss(ours, target) + 4 * steadiness_loss(ours, target)
 
 
 def attention_for(latents: Tensor) -> BlockCausalAttention:
