@@ -43,9 +43,9 @@ def picture_loss(ours: Tensor, target: Tensor) -> Tensor:
 def texture_loss(ours: Tensor, target: Tensor) -> Tensor:
     """Difference of how much fine detail there is around each place, in the mean of four second differences.
 
-    Where a line lies a pixel off, the distances above prefer none at all; this one does not. Of each of the four (across,
-    down, both, and the one that a checkerboard has most of) it takes the root mean square over 8 x 8: of their sum alone
-    a pattern of single pixels has most, and the decoder draws that along every edge.
+    Where a line lies a pixel off, the distances above prefer none at all; this one does not. Of each of the four
+    (across, down, both, and the one that a checkerboard has most of) it takes the root mean square over 8 x 8: of both
+    alone a pattern of single pixels has most, and the decoder draws that along every edge.
     """
     return (_detail(ours) - _detail(target)).abs().mean()
 
