@@ -21,7 +21,7 @@ from sdv2live.engine.pocket_words import load_text_encoder
 from sdv2live.errors import UserError, one_line
 from sdv2live.paths import assets_dir
 from sdv2live.training.effects import LOOKS
-from sdv2live.training.evaluate import DRIFT_CHUNKS, FRAMES, SIZES_WH, evaluate, video_frames
+from sdv2live.training.evaluate import DRIFT_CHUNKS, evaluate
 from sdv2live.training.export import NETWORKS, export
 from sdv2live.training.loop import CHECKPOINT_PERIOD_S, Budget
 from sdv2live.training.losses import GuardError
@@ -216,11 +216,6 @@ def _evaluate(args: argparse.Namespace) -> int:
     text = _text_of(args.model)
     for name in NETWORKS:
         open_checkpoint(args.model / f"{name}.safetensors")
-    if args.video:
-        try:
-            video_frames(args.video, FRAMES, SIZES_WH[0])
-        except ValueError as error:
-            raise UserError(f"--video: {error}.") from error
     out = _folder(args.out) if args.out else Path(tempfile.mkdtemp(prefix="sdv2live-evaluation-"))
     looks = args.look or list(text.looks)
     found = evaluate(

@@ -72,10 +72,12 @@ class Loop:
         run: Mapping[str, float] | None = None,
         betas: tuple[float, float] = (0.9, 0.95),
         decay: float = 0.997,
+        on_checkpoint: Callable[[Loop], None] | None = None,
     ) -> None:
         """parameters: by the peak of their learning rate. start: what the weights came from, if not from stages before;
         a checkpoint that came from elsewhere is an earlier stretch: it is not gone on with, and at the first save of
         this one it gets another name. run: what else makes this run, beside the seed; what changed is said.
+        on_checkpoint: called after each checkpoint that the steps leave.
         Raises UserError for a checkpoint that cannot be read or does not fit the modules.
         """
         self.stage, self.modules, self.budget, self.seed, self.start = stage, modules, budget, seed, start
@@ -84,7 +86,7 @@ class Loop:
         self.peaks = list(parameters)
         groups = [{"params": group, "lr": peak} for peak, group in parameters.items()]
         self.optimiser = torch.optim.AdamW(groups, betas=betas, weight_decay=0.01)
-        self.decay = decay
+        self.decay, self._on_checkpoint = decay, on_checkpoint
         self.average = {name: _copy(module) for name, module in modules.items()}
         self.step, self.elapsed_s = 0, 0.0
         self.run = {"seed": seed, **(run or {})}
@@ -142,9 +144,9 @@ class Loop:
                 self._report(f"{self.step} steps, {rate:.2f}/s, {100 * progress:.0f} %, {left_s:.0f} s left")
                 last_report = now
             if now - last_save > CHECKPOINT_PERIOD_S:
-                self.save()
+                self._checkpoint()
                 last_save = now
-        self.save()
+        self._checkpoint()
         self._report(f"done: {self.step} steps in {self.elapsed_s / 60:.1f} min")
 
     def update(self, loss: Tensor, **figures: float) -> None:
@@ -175,6 +177,11 @@ class Loop:
                 f"stage {self.stage}, step {self.step}: the {name} is {value}; what was saved before is kept, and the "
                 "same command goes on from there: a smaller --rate may get past it."
             )
+
+    def _checkpoint(self) -> None:
+        self.save()
+        if self._on_checkpoint:
+            self._on_checkpoint(self)
 
     def save(self) -> None:
         """Checkpoint, whole or not at all; one of an earlier stretch gives up its name."""
