@@ -11,7 +11,6 @@ import copy
 import hashlib
 import math
 import os
-import pickle
 import struct
 import sys
 import time
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-defined]
 
 from sdv2live.errors import UserError, one_line
 
@@ -269,7 +269,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """What `Loop.save` wrote, on the CPU. Raises UserError for a file that is no such thing."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (*DAMAGED, EOFError, pickle.UnpicklingError, struct.error) as error:
+    except (*DAMAGED, EOFError, UnpicklingError, struct.error) as error:
         state = one_line(error).partition(". ")[0]
     if not isinstance(state, dict) or not {"modules", "average", "optimiser", "step", "elapsed_s"} <= state.keys():
         why = state if isinstance(state, str) else "it holds something else"
