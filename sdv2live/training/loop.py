@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-defined]
 
+from sdv2live.engine.checkpoint import is_memory_full
 from sdv2live.errors import UserError, one_line
 
 CHECKPOINT_PERIOD_S = 120.0
@@ -270,6 +271,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (*DAMAGED, EOFError, UnpicklingError, struct.error) as error:
+        if is_memory_full(error):
+            raise
         state = one_line(error).partition(". ")[0]
     if not isinstance(state, dict) or not {"modules", "average", "optimiser", "step", "elapsed_s"} <= state.keys():
         why = state if isinstance(state, str) else "it holds something else"
