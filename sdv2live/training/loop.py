@@ -11,7 +11,6 @@ import copy
 import hashlib
 import math
 import os
-import pickle
 import struct
 import sys
 import time
@@ -25,7 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-defined]
 
+from sdv2live.engine.checkpoint import is_memory_full
 from sdv2live.errors import UserError, one_line
 
 CHECKPOINT_PERIOD_S = 120.0
@@ -72,10 +73,12 @@ class Loop:
         run: Mapping[str, float] | None = None,
         betas: tuple[float, float] = (0.9, 0.95),
         decay: float = 0.997,
+        on_checkpoint: Callable[[Loop], None] | None = None,
     ) -> None:
         """parameters: by the peak of their learning rate. start: what the weights came from, if not from stages before;
         a checkpoint that came from elsewhere is an earlier stretch: it is not gone on with, and at the first save of
         this one it gets another name. run: what else makes this run, beside the seed; what changed is said.
+        on_checkpoint: called after each checkpoint that the steps leave.
         Raises UserError for a checkpoint that cannot be read or does not fit the modules.
         """
         self.stage, self.modules, self.budget, self.seed, self.start = stage, modules, budget, seed, start
@@ -84,7 +87,7 @@ class Loop:
         self.peaks = list(parameters)
         groups = [{"params": group, "lr": peak} for peak, group in parameters.items()]
         self.optimiser = torch.optim.AdamW(groups, betas=betas, weight_decay=0.01)
-        self.decay = decay
+        self.decay, self._on_checkpoint = decay, on_checkpoint
         self.average = {name: _copy(module) for name, module in modules.items()}
         self.step, self.elapsed_s = 0, 0.0
         self.run = {"seed": seed, **(run or {})}
@@ -142,9 +145,9 @@ class Loop:
                 self._report(f"{self.step} steps, {rate:.2f}/s, {100 * progress:.0f} %, {left_s:.0f} s left")
                 last_report = now
             if now - last_save > CHECKPOINT_PERIOD_S:
-                self.save()
+                self._checkpoint()
                 last_save = now
-        self.save()
+        self._checkpoint()
         self._report(f"done: {self.step} steps in {self.elapsed_s / 60:.1f} min")
 
     def update(self, loss: Tensor, **figures: float) -> None:
@@ -175,6 +178,11 @@ class Loop:
                 f"stage {self.stage}, step {self.step}: the {name} is {value}; what was saved before is kept, and the "
                 "same command goes on from there: a smaller --rate may get past it."
             )
+
+    def _checkpoint(self) -> None:
+        self.save()
+        if self._on_checkpoint:
+            self._on_checkpoint(self)
 
     def save(self) -> None:
         """Checkpoint, whole or not at all; one of an earlier stretch gives up its name."""
@@ -262,7 +270,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """What `Loop.save` wrote, on the CPU. Raises UserError for a file that is no such thing."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (*DAMAGED, EOFError, pickle.UnpicklingError, struct.error) as error:
+    except (*DAMAGED, EOFError, UnpicklingError, struct.error) as error:
+        if is_memory_full(error):
+            raise
         state = one_line(error).partition(". ")[0]
     if not isinstance(state, dict) or not {"modules", "average", "optimiser", "step", "elapsed_s"} <= state.keys():
         why = state if isinstance(state, str) else "it holds something else"

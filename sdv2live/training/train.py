@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from sdv2live.engine.host_memory import keep_freed_memory
 from sdv2live.engine.model.attention import BlockCausalAttention
 from sdv2live.engine.model.pocket_codec import FRAMES, LATENT_CHANNELS, PocketCodec, Side, depth_to_space
-from sdv2live.engine.model.pocket_text import FULL_NOISE
 from sdv2live.engine.model.wan_transformer import POCKET, WanTransformer
 from sdv2live.training.bank import FreshLatents, LatentBank, latent_bank
 from sdv2live.training.batches import Batch, Batches, Clips, FreshClips, PoolClips
@@ -39,6 +38,7 @@ from sdv2live.training.losses import (
 )
 from sdv2live.training.noise import draw_noise, later_scale
 from sdv2live.training.pools import LARGE, SMALL, PoolSpec
+from sdv2live.training.progress import Progress
 from sdv2live.training.scenes import scene_bank
 from sdv2live.training.setup import Setup
 from sdv2live.training.train_words import load_text, stage_words
@@ -167,6 +167,7 @@ def stage_b(setup: Setup, budget: Budget) -> None:
         seed=setup.seed,
         start=setup.start,
         run=setup.run,
+        on_checkpoint=Progress({"codec": codec}, batches, _redrawn, seed=setup.seed),
     )
     for rng in loop.steps():
         batch = batches.styled(rng, 4 * setup.batch, 4 if rng.random() < 0.7 else 8, 96)
@@ -182,6 +183,13 @@ def stage_b(setup: Setup, budget: Budget) -> None:
             ours = decode_clip(codec, latent, side, style_of(codec, batch), keep).float()
         check_output(ours, loop.step)
         loop.update(drawing_loss(ours, batch.target), psnr=psnr(ours, batch.target))
+
+
+def _redrawn(nets: dict[str, Any], batch: Batch, _: np.random.Generator) -> Tensor:
+    """What the decoder makes of the finished targets' latents."""
+    codec: PocketCodec = nets["codec"]
+    latent = codec.normalise(codec.raw_latent(batch.target)[0])
+    return decode_clip(codec, latent, codec.encode(batch.source)[1], style_of(codec, batch))
 
 
 def drawing_loss(ours: Tensor, target: Tensor) -> Tensor:
@@ -281,7 +289,17 @@ def stage_d(setup: Setup, budget: Budget) -> None:
     setup.load(dit, "dit", "c")
     modules: dict[str, nn.Module] = {"codec": codec, "dit": dit}
     parameters = {8e-4 * setup.rate: codec.decoder_parameters(), 3e-4 * setup.rate: list(dit.parameters())}
-    loop = Loop("d", setup.work, modules, parameters, budget=budget, seed=setup.seed, start=setup.start, run=setup.run)
+    loop = Loop(
+        "d",
+        setup.work,
+        modules,
+        parameters,
+        budget=budget,
+        seed=setup.seed,
+        start=setup.start,
+        run=setup.run,
+        on_checkpoint=Progress(modules, batches, _restyled, seed=setup.seed),
+    )
     with Workers(modules, setup.workers) as team:
         for rng in loop.steps():
             generators = rng.spawn(setup.workers)
@@ -309,16 +327,29 @@ def latent_costs(codec: PocketCodec, dit: WanTransformer, batches: Batches, seed
         errors = np.zeros(2)
         for _ in range(4):
             batch = batches.styled(rng, 2, 4, 128, of_large=False, look=look)
-            source, side = codec.encode(batch.source)
-            noisy = torch.lerp(source, draw_noise(rng, source, fixed_share=1), FULL_NOISE)
-            scale = torch.full((len(source),), FULL_NOISE, device=source.device)
-            latent, style = denoise(dit, noisy, scale, batch.tokens), codec.style(batch.tokens, scale)
+            latent, side = _one_step(codec, dit, batch, rng)
+            style = style_of(codec, batch)
             errors += [
                 float((decode_clip(codec, each, side, style) - batch.target).square().mean())
                 for each in (latent, torch.zeros_like(latent))
             ]
         costs[look] = 10 * math.log10(errors[1] / errors[0])
     return costs
+
+
+def _one_step(codec: PocketCodec, dit: WanTransformer, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, Side]:
+    """The DiT's latents of a batch after one step, with noise that stands still, and the source's side data."""
+    source, side = codec.encode(batch.source)
+    noise = draw_noise(rng, source, fixed_share=1)
+    noisy = torch.lerp(source, noise, batch.noise_scale.view(-1, 1, 1, 1, 1))
+    return denoise(dit, noisy, batch.noise_scale, batch.tokens), side
+
+
+def _restyled(nets: dict[str, Any], batch: Batch, rng: np.random.Generator) -> Tensor:
+    """What the networks make of the sources."""
+    codec: PocketCodec = nets["codec"]
+    latent, side = _one_step(codec, nets["dit"], batch, rng)
+    return decode_clip(codec, latent, side, style_of(codec, batch))
 
 
 def _joint_loss(

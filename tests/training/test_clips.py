@@ -121,4 +121,12 @@ def test_a_stretch_on_fresh_clips(tmp_path: Path, stage: str) -> None:
     assert code == (2 if stage == "d" else 0)
     state = torch.load(tmp_path / f"stage-{stage}.pt", weights_only=True)
     assert state["step"] == 1
+    assert (tmp_path / f"sheet-{stage}.jpg").exists() == (stage != "c")
+    if stage != "c":  # a fourth row of two, whose second is the night: a band of 22 pixels above source, target, ours
+        shown = cv2.imread(str(tmp_path / f"sheet-{stage}.jpg"))[..., ::-1]
+        assert shown.shape == (7 * 150, 6 * 128, 3)
+        source, target, ours = (shown[4 * 150 + 22 : 5 * 150, side : side + 128] for side in (384, 512, 640))
+        night = LOOKS["night"](torch.from_numpy(source.copy()).permute(2, 0, 1)[None].float() / 255)[0].permute(1, 2, 0)
+        assert np.abs(255 * night.numpy() - target).mean() < 6 < np.abs(source.astype(float) - target).mean()
+        assert np.abs(ours.astype(float) - target).mean() < 20
     assert tuple(state["costs"]) == (STROKE_LOOKS if stage == "d" else ())

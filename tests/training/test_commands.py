@@ -85,7 +85,6 @@ def test_what_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert f"{file} is a file" in _said(capsys, "data", "--work", str(file))
     assert f"{file} is a file" in _said(capsys, "evaluate", "--out", str(file))
     assert f"{new} holds no exported model" in _said(capsys, "words", "--model", str(new))
-    assert "--video" in _said(capsys, "evaluate", "--video", str(file), "--out", str(new))
     assert "run d or b first" in _said(capsys, "export", "--work", str(tmp_path), "--model", str(new))
     assert not new.exists()
     work = ["--work", str(new), *on_cpu]
@@ -121,7 +120,7 @@ def test_an_interrupt_says_what_is_kept(
 def test_a_stretch_goes_on_from_the_shipped_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shipped = assets_dir() / "pocket"
     for name in ("SMALL", "LARGE"):
-        spec = PoolSpec(name.lower(), 2, 8, 96)
+        spec = PoolSpec(name.lower(), 2, 8, 144)
         monkeypatch.setattr(batches, name, spec)
         small_pool(tmp_path / "pools", spec)
     command = ["run", "b", "--from", str(shipped), "--steps", "1", "--work", str(tmp_path), "--device", "cpu"]
