@@ -195,6 +195,8 @@ def _kept(args: argparse.Namespace) -> str:
                 f"{args.work} keeps {', '.join(saved)}, saved every {CHECKPOINT_PERIOD_S:.0f} s; "
                 "the same command goes on from there."
             )
+    if args.command == "evaluate" and args.out and (args.out / "evaluation.json").exists():
+        return f"What was measured lies in {args.out}; the same command begins anew."
     return "Nothing was kept; the same command begins anew."
 
 
@@ -222,7 +224,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         open_checkpoint(args.model / f"{name}.safetensors")
     if args.video:
         video_frames(args.video, SIZES_WH[0])  # a file that is none is refused before a folder is made for it
-    out = _folder(args.out) if args.out else Path(tempfile.mkdtemp(prefix="sdv2live-evaluation-"))
+    out = args.out = _folder(args.out) if args.out else Path(tempfile.mkdtemp(prefix="sdv2live-evaluation-"))
     looks = args.look or list(text.looks)
     found = evaluate(
         args.model, out, video=args.video, looks=looks, drift_chunks=args.drift_chunks, precision=args.precision
