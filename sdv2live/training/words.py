@@ -142,7 +142,7 @@ def draw(rng: np.random.Generator, look: int | None = None, colour: int | None =
     """A prompt with its reading; look and colour (indices) are drawn where they are not given."""
     looks, colours = np.zeros(len(LOOK_NAMES)), np.zeros(len(COLOUR_NAMES))
     is_free = look is None and colour is None
-    if is_free and rng.random() < 0.08:
+    if is_free and rng.random() < 0.05:
         return _colour_alone(rng)
     if is_free and (kind := rng.random()) < 0.26:
         looks[0] = colours[0] = 1
@@ -162,7 +162,7 @@ def draw(rng: np.random.Generator, look: int | None = None, colour: int | None =
     phrase = _reshape(_pick(LOOK_WORDS[LOOK_NAMES[look]], rng), rng)
     tint = _reshape(_pick(COLOUR_WORDS[COLOUR_NAMES[colour]], rng), rng) if colour else ""
     grade = (HINT, WEAK, STRONG)[int(rng.choice(3, p=(0.25, 0.4, 0.35)))] if is_free and rng.random() < 0.3 else FULL
-    if is_free and look and rng.random() < 0.25:
+    if is_free and look and rng.random() < 0.32:
         second = int(rng.integers(1, len(LOOK_NAMES)))
         joint = _pick(("and", "mixed with", "meets", "+", "plus", "with", "blended with", ","), rng)
         phrase = f"{phrase} {joint} {_pick(LOOK_WORDS[LOOK_NAMES[second]], rng)}"

@@ -393,7 +393,7 @@ def test_bench_counts_the_memory_and_says_when_the_first_picture_came(
         "--vae",
         "taehv",
     ]
-    sizes = ["--size", "64x64", "--precision", "float32", "--device", "cpu"]
+    sizes = ["--size", "64x64", "--precision", "float32", "--device", "cpu", "--steps", "2"]
     assert cli.main([*command, *sizes, "--chunks", "4", "--json", str(path)]) == 0
     figures = json.loads(path.read_text())
     assert figures["weights"] == "random" and figures["first_picture_ms"] > figures["start_ms"]
