@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sdv2live.measures import psnr_db
 
-LATENT_STD_RANGE = (0.2, 1.5)
+LATENT_STD_RANGE = (0.2, 1.0)  # of raw latents
+NORMALISED_STD_RANGE = (0.2, 1.5)  # of the transformer's, in which 1 is the usual
 FLAT_STD = 1e-3  # an eighth of a grey level
 LEAST_COST_DB = 1.0  # of a latent of nought, on every stroke look: less, and the transformer is decoration
 

@@ -23,7 +23,7 @@ from sdv2live.training.evaluate import (
     Variant,
 )
 from sdv2live.training.held_out import VIDEO
-from sdv2live.training.losses import FLAT_STD, LATENT_STD_RANGE, LEAST_COST_DB
+from sdv2live.training.losses import FLAT_STD, LATENT_STD_RANGE, LEAST_COST_DB, NORMALISED_STD_RANGE
 from sdv2live.training.quality import BEST_PSNR_DB, GAIN_NEAR_DB, SMALLEST_WARP, WARP_SHARE, Figures, missed
 from sdv2live.training.words import WEAK
 
@@ -67,14 +67,13 @@ class Guard:
 
 def guards(rows: Sequence[Row]) -> list[Guard]:
     """All of them, of the looks that were run; NaN holds nowhere."""
-    low, high = LATENT_STD_RANGE
-    spreads = {
-        "spread of the encoder's latents": [row.encoded_std for row in rows],
-        "spread of the transformer's latents, normalised": [row.latent_std for row in rows],
-    }
+    spreads = (
+        ("spread of the encoder's latents", LATENT_STD_RANGE, [row.encoded_std for row in rows]),
+        ("spread of the transformer's latents, normalised", NORMALISED_STD_RANGE, [row.latent_std for row in rows]),
+    )
     found = [
         Guard(name, f"{min(stds):.2f} to {max(stds):.2f}", f"{low} to {high}", all(low <= std <= high for std in stds))
-        for name, stds in spreads.items()
+        for name, (low, high), stds in spreads
     ]
     flattest = [row.least_spread for row in rows]
     is_drawn = all(spread >= FLAT_STD for spread in flattest)
